@@ -1,0 +1,1 @@
+"""Thin Litestar handlers of the management API, guards, and the mount of the gateway."""

@@ -1,0 +1,1 @@
+"""The appliance command; client verbs talk to the server's management socket."""

@@ -1,0 +1,1 @@
+"""Settings: structs with defaults, their sources (TOML, environment, flags), and the paths."""

@@ -1,0 +1,1 @@
+"""One vLLM engine: environment, command line, process tree, logs, readiness, progress, end."""

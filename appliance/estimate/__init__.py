@@ -1,0 +1,1 @@
+"""Memory arithmetic: pure functions from model facts to bytes."""

@@ -1,0 +1,1 @@
+"""Devices that slots are placed on: NVIDIA GPUs, the CPU with its RAM, simulated GPUs."""

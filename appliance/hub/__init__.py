@@ -1,0 +1,1 @@
+"""Checkpoints: where they come from and how they get onto this machine."""

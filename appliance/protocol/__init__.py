@@ -1,0 +1,1 @@
+"""The wire format of the management API and of the OpenAI errors: msgspec structs, nothing else."""

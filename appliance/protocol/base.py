@@ -1,0 +1,16 @@
+"""Base of all wire structs, and the version of the management API."""
+
+import msgspec
+
+API_VERSION = 1
+
+
+class Wire(msgspec.Struct, frozen=True):
+    """Immutable; a decoder ignores unknown fields of a newer server.
+
+    msgspec does not inherit `kw_only`: each subclass says it again.
+    """
+
+
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A request body: a misspelt field is an error, not silence."""

@@ -1,0 +1,111 @@
+"""Engines: states, load progress, failures."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from appliance.protocol.base import Wire
+from appliance.protocol.placement import Placement
+
+
+class EngineState(StrEnum):
+    """The states of an engine, the same words in API, logs, metrics and UI."""
+
+    STOPPED = "stopped"
+    QUEUED = "queued"
+    FREEING = "freeing"
+    STARTING = "starting"
+    LOADING = "loading"
+    READY = "ready"
+    DRAINING = "draining"
+    ASLEEP = "asleep"
+    WAKING = "waking"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+class LoadPhase(StrEnum):
+    """What an engine is busy with until it is ready."""
+
+    IMPORTING = "importing"
+    CONFIGURING = "configuring"
+    WEIGHTS = "weights"
+    COMPILING = "compiling"
+    KV_CACHE = "kv cache"
+    GRAPHS = "graphs"
+    WARMING_UP = "warming up"
+
+
+class FailureCause(StrEnum):
+    """Why an engine did not start or stopped working."""
+
+    OUT_OF_MEMORY = "out_of_memory"
+    BAD_ARGUMENT = "bad_argument"
+    UNSUPPORTED_MODEL = "unsupported_model"
+    MISSING_FILES = "missing_files"
+    DISK_FULL = "disk_full"
+    DRIVER = "driver"
+    STALLED = "stalled"
+    KILLED = "killed"
+    CRASHED = "crashed"
+    NO_ENVIRONMENT = "no_environment"
+    DOES_NOT_FIT = "does_not_fit"
+
+
+class LoadProgress(Wire, kw_only=True):
+    """How far a load is. `ratio` and `eta_s` come from earlier loads and are estimates."""
+
+    phase: LoadPhase
+    ratio: float | None = None
+    detail: str = ""
+    elapsed_s: float = 0.0
+    eta_s: float | None = None
+    eta_loads: int = 0
+    """How many earlier loads the estimate is made of."""
+
+
+class Failure(Wire, kw_only=True):
+    """Why an engine failed, for a person."""
+
+    cause: FailureCause
+    message: str
+    hint: str
+    at: datetime
+    attempts: int = 1
+    retry_at: datetime | None = None
+    """When it is tried again by itself; None: when someone acts."""
+    log_line: int | None = None
+    """Line of the engine's log that says it, counted from 1."""
+    last_lines: list[str] = []
+
+
+class Engine(Wire, kw_only=True):
+    """One attempt to run a model: a process tree, its place, its log."""
+
+    id: str
+    model: str
+    state: EngineState
+    environment: str
+    vllm_version: str
+    pid: int | None = None
+    placement: Placement | None = None
+    progress: LoadProgress | None = None
+    failure: Failure | None = None
+    created_at: datetime
+    ready_at: datetime | None = None
+    ended_at: datetime | None = None
+    load_s: float | None = None
+    memory_bytes: int = 0
+    """Measured; 0 before the first sample."""
+    log_lines: int = 0
+
+
+class LogWindow(Wire, kw_only=True):
+    """Some lines of an engine's log. `first_line` counts from 1."""
+
+    engine_id: str
+    model: str
+    first_line: int
+    total_lines: int
+    lines: list[str]
+    skipped: int = 0
+    """Lines dropped before `first_line` because the reader could not keep up (tail stream)."""

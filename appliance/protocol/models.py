@@ -1,0 +1,119 @@
+"""Models: settings that people choose, and the state they see."""
+
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from appliance.protocol.base import Body, Wire
+from appliance.protocol.engines import EngineState, Failure, LoadProgress
+from appliance.protocol.placement import Placement
+
+
+class Task(StrEnum):
+    """What a model is for."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+
+
+class ModelSettings(Wire, kw_only=True):
+    """What the owner decides about a model."""
+
+    path: str
+    """Local directory that holds config.json and the weights."""
+    task: Task
+    context_length: int | None = None
+    """Tokens; None: what the model's config says."""
+    dtype: str = "auto"
+    always_on: bool = False
+    """Loaded at start, never evicted, restarted when it dies."""
+    pinned: bool = False
+    """Never evicted and never unloaded for being idle; loaded on demand."""
+    idle_timeout_s: float | None = None
+    """Seconds; negative: never; None: the server's default."""
+    tp_size: int = 1
+    devices: list[str] = []
+    """Ids or indices of the devices it may use; empty: any."""
+    environment: str | None = None
+    """Engine environment; None: the one in use."""
+    kv_cache_bytes: int | None = None
+    """Per rank; None: enough for the context length and a few requests at once."""
+    memory_bytes: int | None = None
+    """Bytes to reserve per rank instead of the estimate."""
+    max_sequences: int | None = None
+    """Requests that the engine works on at once; None: the engine's default."""
+    extra_args: list[str] = []
+    env: dict[str, str] = {}
+
+
+class ModelCreate(Body, kw_only=True):
+    """Add a model from a local directory. `task` is found out where it is left out."""
+
+    id: str
+    path: str
+    task: Task | None = None
+    context_length: int | None = None
+    dtype: str = "auto"
+    always_on: bool = False
+    pinned: bool = False
+    idle_timeout_s: float | None = None
+    tp_size: int = 1
+    devices: list[str] = []
+    environment: str | None = None
+    kv_cache_bytes: int | None = None
+    memory_bytes: int | None = None
+    max_sequences: int | None = None
+    extra_args: list[str] = []
+    env: dict[str, str] = {}
+
+
+class ModelChange(Body, kw_only=True):
+    """Change some settings; fields left out stay as they are."""
+
+    context_length: int | None | msgspec.UnsetType = msgspec.UNSET
+    dtype: str | msgspec.UnsetType = msgspec.UNSET
+    always_on: bool | msgspec.UnsetType = msgspec.UNSET
+    pinned: bool | msgspec.UnsetType = msgspec.UNSET
+    idle_timeout_s: float | None | msgspec.UnsetType = msgspec.UNSET
+    tp_size: int | msgspec.UnsetType = msgspec.UNSET
+    devices: list[str] | msgspec.UnsetType = msgspec.UNSET
+    environment: str | None | msgspec.UnsetType = msgspec.UNSET
+    kv_cache_bytes: int | None | msgspec.UnsetType = msgspec.UNSET
+    memory_bytes: int | None | msgspec.UnsetType = msgspec.UNSET
+    max_sequences: int | None | msgspec.UnsetType = msgspec.UNSET
+    extra_args: list[str] | msgspec.UnsetType = msgspec.UNSET
+    env: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Model(Wire, kw_only=True):
+    """A known model as it is now."""
+
+    id: str
+    settings: ModelSettings
+    state: EngineState
+    architecture: str
+    context_length: int
+    """Tokens that a request may use, prompt and answer together."""
+    weights_bytes: int
+    need_bytes: int
+    """Estimated memory per rank."""
+    created_at: datetime
+    engine_id: str | None = None
+    """The running engine, or the last one that was tried."""
+    placement: Placement | None = None
+    progress: LoadProgress | None = None
+    failure: Failure | None = None
+    waiting: int = 0
+    """Requests in the queue."""
+    waits_for: str | None = None
+    """Why the queue does not move, for a person."""
+    in_flight: int = 0
+    """Requests that the engine works on."""
+    memory_bytes: int = 0
+    """Measured, all ranks."""
+    last_used_at: datetime | None = None
+    idle_unload_at: datetime | None = None
+    tokens_per_s: float | None = None
+    ttft_p95_s: float | None = None
+    requests_total: int = 0

@@ -1,0 +1,1 @@
+"""Known models, their settings and the facts read from their files."""

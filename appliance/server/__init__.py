@@ -1,0 +1,1 @@
+"""Composition root: builds every object in one visible order, runs uvicorn, stops in order."""

@@ -1,0 +1,1 @@
+"""SQLite behind one writer thread; the only package that knows peewee."""
