@@ -8,7 +8,8 @@ API_VERSION = 1
 class Wire(msgspec.Struct, frozen=True):
     """Immutable; a decoder ignores unknown fields of a newer server.
 
-    msgspec does not inherit `kw_only`: each subclass says it again.
+    msgspec does not inherit `kw_only`, and type checkers want `frozen` said again: each subclass
+    says both.
     """
 
 

@@ -13,7 +13,7 @@ class DeviceKind(StrEnum):
     SIMULATED = "simulated"
 
 
-class Occupant(Wire, kw_only=True):
+class Occupant(Wire, frozen=True, kw_only=True):
     """What one engine holds on one device, in bytes.
 
     `reserved_bytes` is what the ledger counts; `used_bytes` is what was measured last, 0 before
@@ -29,7 +29,7 @@ class Occupant(Wire, kw_only=True):
     rank: int = 0
 
 
-class Device(Wire, kw_only=True):
+class Device(Wire, frozen=True, kw_only=True):
     """One device at one moment. Readings that the source cannot give are None."""
 
     id: str

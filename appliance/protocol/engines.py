@@ -51,7 +51,7 @@ class FailureCause(StrEnum):
     DOES_NOT_FIT = "does_not_fit"
 
 
-class LoadProgress(Wire, kw_only=True):
+class LoadProgress(Wire, frozen=True, kw_only=True):
     """How far a load is. `ratio` and `eta_s` come from earlier loads and are estimates."""
 
     phase: LoadPhase
@@ -63,7 +63,7 @@ class LoadProgress(Wire, kw_only=True):
     """How many earlier loads the estimate is made of."""
 
 
-class Failure(Wire, kw_only=True):
+class Failure(Wire, frozen=True, kw_only=True):
     """Why an engine failed, for a person."""
 
     cause: FailureCause
@@ -78,7 +78,7 @@ class Failure(Wire, kw_only=True):
     last_lines: list[str] = []
 
 
-class Engine(Wire, kw_only=True):
+class Engine(Wire, frozen=True, kw_only=True):
     """One attempt to run a model: a process tree, its place, its log."""
 
     id: str
@@ -99,7 +99,7 @@ class Engine(Wire, kw_only=True):
     log_lines: int = 0
 
 
-class LogWindow(Wire, kw_only=True):
+class LogWindow(Wire, frozen=True, kw_only=True):
     """Some lines of an engine's log. `first_line` counts from 1."""
 
     engine_id: str

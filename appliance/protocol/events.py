@@ -15,50 +15,50 @@ from appliance.protocol.models import Model
 from appliance.protocol.system import Alert, ServerInfo, Snapshot, Totals
 
 
-class SnapshotEvent(Wire, kw_only=True, tag="snapshot", tag_field="type"):
+class SnapshotEvent(Wire, frozen=True, kw_only=True, tag="snapshot", tag_field="type"):
     """Everything; replaces what the client knew."""
 
     snapshot: Snapshot
 
 
-class ServerChanged(Wire, kw_only=True, tag="server", tag_field="type"):
+class ServerChanged(Wire, frozen=True, kw_only=True, tag="server", tag_field="type"):
     """The server's own facts changed (for example: it drains)."""
 
     server: ServerInfo
 
 
-class DevicesSampled(Wire, kw_only=True, tag="devices", tag_field="type"):
+class DevicesSampled(Wire, frozen=True, kw_only=True, tag="devices", tag_field="type"):
     """New readings of all devices, about once a second while something changes."""
 
     devices: list[Device]
     totals: Totals
 
 
-class ModelChanged(Wire, kw_only=True, tag="model", tag_field="type"):
+class ModelChanged(Wire, frozen=True, kw_only=True, tag="model", tag_field="type"):
     """A model was added or changed in any way."""
 
     model: Model
 
 
-class ModelRemoved(Wire, kw_only=True, tag="model_removed", tag_field="type"):
+class ModelRemoved(Wire, frozen=True, kw_only=True, tag="model_removed", tag_field="type"):
     """A model is no longer known."""
 
     id: str
 
 
-class EngineChanged(Wire, kw_only=True, tag="engine", tag_field="type"):
+class EngineChanged(Wire, frozen=True, kw_only=True, tag="engine", tag_field="type"):
     """An engine was made or changed in any way."""
 
     engine: Engine
 
 
-class EngineRemoved(Wire, kw_only=True, tag="engine_removed", tag_field="type"):
+class EngineRemoved(Wire, frozen=True, kw_only=True, tag="engine_removed", tag_field="type"):
     """The record of an ended engine was dropped."""
 
     id: str
 
 
-class Transition(Wire, kw_only=True, tag="transition", tag_field="type"):
+class Transition(Wire, frozen=True, kw_only=True, tag="transition", tag_field="type"):
     """An engine went from one state to another, and why."""
 
     at: datetime
@@ -71,7 +71,7 @@ class Transition(Wire, kw_only=True, tag="transition", tag_field="type"):
     """How long it was in the state that it left."""
 
 
-class Swapped(Wire, kw_only=True, tag="swap", tag_field="type"):
+class Swapped(Wire, frozen=True, kw_only=True, tag="swap", tag_field="type"):
     """Room was made: models were evicted and another one became ready.
 
     `duration_s` runs from the decision to evict until the new engine was ready.
@@ -83,7 +83,7 @@ class Swapped(Wire, kw_only=True, tag="swap", tag_field="type"):
     duration_s: float
 
 
-class AlertRaised(Wire, kw_only=True, tag="alert", tag_field="type"):
+class AlertRaised(Wire, frozen=True, kw_only=True, tag="alert", tag_field="type"):
     """Something that its owner should look at."""
 
     alert: Alert

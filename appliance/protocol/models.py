@@ -17,7 +17,7 @@ class Task(StrEnum):
     EMBED = "embed"
 
 
-class ModelSettings(Wire, kw_only=True):
+class ModelSettings(Wire, frozen=True, kw_only=True):
     """What the owner decides about a model."""
 
     path: str
@@ -47,7 +47,7 @@ class ModelSettings(Wire, kw_only=True):
     env: dict[str, str] = {}
 
 
-class ModelCreate(Body, kw_only=True):
+class ModelCreate(Body, frozen=True, kw_only=True):
     """Add a model from a local directory. `task` is found out where it is left out."""
 
     id: str
@@ -68,7 +68,7 @@ class ModelCreate(Body, kw_only=True):
     env: dict[str, str] = {}
 
 
-class ModelChange(Body, kw_only=True):
+class ModelChange(Body, frozen=True, kw_only=True):
     """Change some settings; fields left out stay as they are."""
 
     context_length: int | None | msgspec.UnsetType = msgspec.UNSET
@@ -86,7 +86,7 @@ class ModelChange(Body, kw_only=True):
     env: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
 
 
-class Model(Wire, kw_only=True):
+class Model(Wire, frozen=True, kw_only=True):
     """A known model as it is now."""
 
     id: str

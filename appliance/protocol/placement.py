@@ -3,7 +3,7 @@
 from appliance.protocol.base import Wire
 
 
-class Share(Wire, kw_only=True):
+class Share(Wire, frozen=True, kw_only=True):
     """Bytes that one rank takes on one device."""
 
     device_id: str
@@ -11,14 +11,14 @@ class Share(Wire, kw_only=True):
     memory_bytes: int
 
 
-class Placement(Wire, kw_only=True):
+class Placement(Wire, frozen=True, kw_only=True):
     """Where an engine runs; one share per tensor parallel rank."""
 
     shares: list[Share]
     tp_size: int = 1
 
 
-class PlanVerdict(Wire, kw_only=True):
+class PlanVerdict(Wire, frozen=True, kw_only=True):
     """The answer of a dry run: what a load would do, without doing it."""
 
     verdict: str

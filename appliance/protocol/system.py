@@ -8,7 +8,7 @@ from appliance.protocol.engines import Engine
 from appliance.protocol.models import Model
 
 
-class ServerInfo(Wire, kw_only=True):
+class ServerInfo(Wire, frozen=True, kw_only=True):
     """Who answers."""
 
     host: str
@@ -25,7 +25,7 @@ class ServerInfo(Wire, kw_only=True):
     draining: bool = False
 
 
-class Alert(Wire, kw_only=True):
+class Alert(Wire, frozen=True, kw_only=True):
     """Something that its owner should look at."""
 
     id: str
@@ -38,7 +38,7 @@ class Alert(Wire, kw_only=True):
     engine_id: str | None = None
 
 
-class Totals(Wire, kw_only=True):
+class Totals(Wire, frozen=True, kw_only=True):
     """Rates over the last few seconds."""
 
     requests_per_s: float = 0.0
@@ -46,7 +46,7 @@ class Totals(Wire, kw_only=True):
     requests_total: int = 0
 
 
-class Snapshot(Wire, kw_only=True):
+class Snapshot(Wire, frozen=True, kw_only=True):
     """All that a UI shows, at event number `seq`."""
 
     seq: int
@@ -58,7 +58,7 @@ class Snapshot(Wire, kw_only=True):
     totals: Totals = Totals()
 
 
-class EngineEnvironment(Wire, kw_only=True):
+class EngineEnvironment(Wire, frozen=True, kw_only=True):
     """A venv that holds one vLLM build."""
 
     name: str
@@ -78,7 +78,7 @@ class EngineEnvironment(Wire, kw_only=True):
     """Command line options that this build accepts."""
 
 
-class ErrorDetail(Wire, kw_only=True):
+class ErrorDetail(Wire, frozen=True, kw_only=True):
     """What happened, why, what to do."""
 
     code: str
@@ -87,7 +87,7 @@ class ErrorDetail(Wire, kw_only=True):
     param: str | None = None
 
 
-class ErrorBody(Wire, kw_only=True):
+class ErrorBody(Wire, frozen=True, kw_only=True):
     """The error body of the management API."""
 
     error: ErrorDetail

@@ -1,0 +1,179 @@
+"""All settings with their defaults; the string below a field documents it.
+
+Sizes are written as `8GiB`, durations as `10m`; both are checked and turned into numbers when the
+settings are loaded.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+from appliance.protocol.devices import DeviceSource
+from appliance.units import parse_duration, parse_size
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of the configuration file; an unknown key is an error."""
+
+
+class ServerSettings(_Section, frozen=True, kw_only=True):
+    """Table `[server]`."""
+
+    host: str = "127.0.0.1"
+    """Address of the OpenAI-compatible endpoint. Beyond loopback it needs keys."""
+    port: Port = 8000
+    """TCP port; 0 takes a free one."""
+    require_keys: bool = False
+    """Ask for an API key on `/v1` on a loopback address too."""
+    max_body: str | int = "64MiB"
+    """Largest request body; a larger one is refused with 413."""
+    drain_timeout: str | float = "30s"
+    """How long running requests may go on after a stop was asked for."""
+    heartbeat: str | float = "3s"
+    """While a model loads, a waiting stream gets a comment this often."""
+    log_level: str = "info"
+    """`debug`, `info`, `warning` or `error`."""
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Bytes."""
+        return parse_size(self.max_body)
+
+    @property
+    def drain_timeout_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.drain_timeout)
+
+    @property
+    def heartbeat_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.heartbeat)
+
+
+class SlotSettings(_Section, frozen=True, kw_only=True):
+    """Table `[slots]`."""
+
+    idle_timeout: str | float = "15m"
+    """An idle model gives its memory back after this; `never` keeps it."""
+    max_queue: Positive = 256
+    """Requests that may wait for one model; more get 429."""
+    max_wait: str | float = "15s"
+    """How long a request waits for idle room before a busy model is drained for it."""
+    min_loaded: str | float = "2s"
+    """A loaded model with work is kept at least this long before it is drained for another."""
+    queue_timeout: str | float = "30m"
+    """A request that waited this long is given up with 503."""
+
+    @property
+    def idle_timeout_s(self) -> float:
+        """Seconds; negative: never."""
+        return parse_duration(self.idle_timeout)
+
+    @property
+    def max_wait_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.max_wait)
+
+    @property
+    def min_loaded_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.min_loaded)
+
+    @property
+    def queue_timeout_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.queue_timeout)
+
+
+class EngineSettings(_Section, frozen=True, kw_only=True):
+    """Table `[engines]`."""
+
+    environment: str | None = None
+    """Engine environment for models that name none; left out: the one chosen by `engine use`."""
+    stall_timeout: str | float = "10m"
+    """A load without any sign of progress for this long is given up."""
+    stop_timeout: str | float = "20s"
+    """How long an engine may take to end by itself before it is killed."""
+    retry_first: str | float = "5s"
+    """Pause after the first failed load; it doubles with each further one."""
+    retry_most: str | float = "5m"
+    """Longest pause between two tries."""
+    max_attempts: Positive = 5
+    """Failed loads in a row after which only a person starts the model again."""
+    keep_logs: Positive = 5
+    """Log files kept for each model."""
+
+    @property
+    def stall_timeout_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.stall_timeout)
+
+    @property
+    def stop_timeout_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.stop_timeout)
+
+    @property
+    def retry_first_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.retry_first)
+
+    @property
+    def retry_most_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.retry_most)
+
+
+class SimulatedDevice(_Section, frozen=True, kw_only=True):
+    """One entry of `[[devices.simulated]]`: a pretended GPU; its engines run on the CPU."""
+
+    memory: str | int
+    """Size, for example `8GiB`."""
+    name: str = "Simulated GPU"
+    """Shown to people."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes."""
+        return parse_size(self.memory)
+
+
+class DeviceSettings(_Section, frozen=True, kw_only=True):
+    """Table `[devices]`."""
+
+    source: DeviceSource | None = None
+    """`nvml`, `cpu` or `simulated`; left out: simulated if any is listed, else GPUs, else CPU."""
+    cpu_memory: str | int | None = None
+    """What engines may take of the RAM; left out: three quarters of it."""
+    reserve: str | int = "256MiB"
+    """Kept free on each device."""
+    sample_interval: str | float = "1s"
+    """Between two readings."""
+    simulated: list[SimulatedDevice] = []
+
+    @property
+    def cpu_memory_bytes(self) -> int | None:
+        """Bytes, or None for the default."""
+        return None if self.cpu_memory is None else parse_size(self.cpu_memory)
+
+    @property
+    def reserve_bytes(self) -> int:
+        """Bytes."""
+        return parse_size(self.reserve)
+
+    @property
+    def sample_interval_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.sample_interval)
+
+
+class Settings(_Section, frozen=True, kw_only=True):
+    """The whole configuration file."""
+
+    server: ServerSettings = msgspec.field(default_factory=ServerSettings)
+    slots: SlotSettings = msgspec.field(default_factory=SlotSettings)
+    engines: EngineSettings = msgspec.field(default_factory=EngineSettings)
+    devices: DeviceSettings = msgspec.field(default_factory=DeviceSettings)
