@@ -1,0 +1,100 @@
+"""Command line and environment of an engine. Pure; the one place that knows vLLM's options."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from appliance.engine.environments import EnvironmentRecord
+from appliance.engine.records import ENGINE_VARIABLE
+from appliance.protocol.devices import DeviceKind
+from appliance.protocol.models import ModelSettings
+from appliance.units import GIB
+
+# Nothing else of the server's environment reaches an engine: no tokens, no keys.
+_PASSED_ON = {
+    "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR",
+    "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR",
+}  # fmt: skip
+# Without the separate worker process a start takes a third less time and memory on the CPU.
+_IN_PROCESS_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """All that decides how an engine is started. `kv_cache_bytes` is per rank."""
+
+    engine_id: str
+    model: str
+    settings: ModelSettings
+    context_length: int
+    kv_cache_bytes: int
+    need_bytes: int
+    """Estimated memory per rank."""
+    device_kind: DeviceKind
+    device_indices: tuple[int, ...]
+    device_bytes: int
+    """Size of the smallest device that it uses."""
+    socket: Path
+    cache: Path
+
+
+def build_argv(spec: EngineSpec, environment: EnvironmentRecord) -> list[str]:
+    """The engine's command line; options that its build does not know are left out."""
+    settings = spec.settings
+    tp_size = settings.tp_size
+    argv = list(environment.launch)
+    # `vllm serve` wants the model as a positional argument, the module as an option.
+    argv += [settings.path] if argv[-1] == "serve" else ["--model", settings.path]
+    argv += ["--served-model-name", spec.model, "--uds", str(spec.socket)]
+    argv += ["--max-model-len", str(spec.context_length), "--dtype", settings.dtype]
+    if tp_size > 1:
+        argv += ["--tensor-parallel-size", str(tp_size)]
+    if settings.max_sequences is not None:
+        argv += ["--max-num-seqs", str(settings.max_sequences)]
+    argv += _memory_options(spec, environment)
+    if spec.device_kind is not DeviceKind.GPU:
+        # Compiled models answered nonsense on the CPU (vLLM 0.32), after minutes of compiling.
+        argv += ["--enforce-eager"]
+        if tp_size == 1:
+            argv += ["--distributed-executor-backend", _IN_PROCESS_EXECUTOR]
+    for flag in ("--disable-uvicorn-access-log", "--enable-request-id-headers"):
+        if environment.has_flag(flag):
+            argv.append(flag)
+    return argv + settings.extra_args
+
+
+def build_env(
+    spec: EngineSpec, environment: EnvironmentRecord, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """The engine's environment variables."""
+    env = {
+        name: value
+        for name, value in environ.items()
+        if name in _PASSED_ON or name.startswith("LC_")
+    }
+    env |= {
+        ENGINE_VARIABLE: spec.engine_id,
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_CACHE_ROOT": str(spec.cache / "vllm" / environment.name),
+    }
+    if spec.device_kind is DeviceKind.GPU:
+        env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in spec.device_indices)
+    else:
+        env["CUDA_VISIBLE_DEVICES"] = ""
+        if not environment.has_flag("--kv-cache-memory-bytes"):
+            env["VLLM_CPU_KVCACHE_SPACE"] = str(max(round(spec.kv_cache_bytes / GIB), 1))
+    return env | spec.settings.env
+
+
+def _memory_options(spec: EngineSpec, environment: EnvironmentRecord) -> list[str]:
+    """An explicit KV budget, so that several engines share a device; else a share of it."""
+    if spec.kv_cache_bytes and environment.has_flag("--kv-cache-memory-bytes"):
+        return ["--kv-cache-memory-bytes", str(spec.kv_cache_bytes)]
+    if spec.device_kind is DeviceKind.GPU and spec.device_bytes:
+        share = min(spec.need_bytes / spec.device_bytes, 0.95)
+        return ["--gpu-memory-utilization", f"{share:.3f}"]
+    return []

@@ -1,0 +1,275 @@
+"""HTTP/1.1 to an engine over its unix socket: pooled, streaming, with back-pressure.
+
+The gateway sends every token through here, so this is a thin layer over asyncio transports and
+llhttp's parser instead of a general client, which costs several times as much for each request.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import httptools
+
+# uvicorn, which vLLM runs on, closes an idle connection after 5 s; ours are dropped before.
+_IDLE_S = 3.0
+_MOST_IDLE = 64
+_HIGH_WATER = 256 * 1024
+_CONNECT_S = 5.0
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class ConnectionLostError(Exception):
+    """The engine closed the connection before its answer was complete."""
+
+
+class _Protocol(asyncio.Protocol):
+    """One connection; at most one request at a time."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.status = 0
+        self.headers: Headers = []
+        self.chunks: deque[bytes] = deque()
+        self.complete = False
+        self.received_any = False
+        self.lost = False
+        self.idle_since = 0.0
+        self._parser = httptools.HttpResponseParser(self)
+        self._buffered = 0
+        self._paused = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._write_waiter: asyncio.Future[None] | None = None
+        self._write_paused = False
+
+    def begin(self) -> None:
+        """Forget the last answer."""
+        self.status = 0
+        self.headers = []
+        self.chunks.clear()
+        self.complete = False
+        self.received_any = False
+        self._buffered = 0
+        self._parser = httptools.HttpResponseParser(self)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether another request may be sent on it."""
+        return (
+            self.transport is not None
+            and not self.lost
+            and not self.transport.is_closing()
+            and time.monotonic() - self.idle_since < _IDLE_S
+        )
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Whether the engine will take another request."""
+        return self.complete and not self.lost and bool(self._parser.should_keep_alive())
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.received_any = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.close()
+        if self._buffered > _HIGH_WATER and not self._paused and self.transport is not None:
+            self._paused = True
+            self.transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        self._wake()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self._write_waiter is not None and not self._write_waiter.done():
+            self._write_waiter.set_result(None)
+
+    # Callbacks of the parser.
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        self.status = self._parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        self.chunks.append(body)
+        self._buffered += len(body)
+
+    def on_message_complete(self) -> None:
+        if self.status >= 200:
+            self.complete = True
+        else:
+            self.headers = []
+
+    async def drain(self) -> None:
+        """Until what was written has left for the engine."""
+        while self._write_paused and not self.lost:
+            self._write_waiter = asyncio.get_running_loop().create_future()
+            await self._write_waiter
+
+    async def wait_head(self) -> None:
+        """Until status and headers are there. Raises ConnectionLostError."""
+        while self.status < 200:
+            if self.lost:
+                raise ConnectionLostError("the engine closed the connection without an answer")
+            await self._wait()
+
+    async def next_chunk(self) -> bytes | None:
+        """What has come of the body, None at its end. Raises ConnectionLostError."""
+        while not self.chunks:
+            if self.complete:
+                return None
+            if self.lost:
+                raise ConnectionLostError("the engine closed the connection in mid-answer")
+            await self._wait()
+        body = self.chunks.popleft() if len(self.chunks) == 1 else b"".join(self.chunks)
+        self.chunks.clear()
+        self._buffered = 0
+        if self._paused and self.transport is not None and not self.lost:
+            self._paused = False
+            self.transport.resume_reading()
+        return body
+
+    def close(self) -> None:
+        """Close at once."""
+        if self.transport is not None:
+            self.transport.abort()
+        self.lost = True
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class EngineResponse:
+    """An answer whose head is there. Iterate the body, then `release` (or use `read`)."""
+
+    def __init__(self, protocol: _Protocol, connections: "EngineConnections") -> None:
+        self._protocol = protocol
+        self._connections = connections
+        self.status = protocol.status
+        self.headers = protocol.headers
+
+    def header(self, name: bytes) -> bytes | None:
+        """First header of that (lower case) name."""
+        return next((value for key, value in self.headers if key == name), None)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises ConnectionLostError."""
+        while (chunk := await self._protocol.next_chunk()) is not None:
+            yield chunk
+
+    async def read(self) -> bytes:
+        """The whole body, and release. Raises ConnectionLostError."""
+        try:
+            return b"".join([chunk async for chunk in self.chunks()])
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Give the connection back; an answer that is not complete is cancelled by closing."""
+        self._connections.give_back(self._protocol)
+
+
+class EngineConnections:
+    """The pool of one engine."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = str(socket)
+        self._idle: list[_Protocol] = []
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Iterable[tuple[bytes, bytes]] = (),
+        body: bytes = b"",
+    ) -> EngineResponse:
+        """Send a request and wait for the head of the answer.
+
+        Raises OSError when the engine cannot be reached, ConnectionLostError when it goes away.
+        A pooled connection that turns out to be closed is replaced once: the engine has closed it
+        for being idle and has seen nothing of the request.
+        """
+        protocol = self._take()
+        if protocol is not None:
+            try:
+                return await self._exchange(protocol, method, path, headers, body)
+            except ConnectionLostError:
+                if protocol.received_any:
+                    raise
+        return await self._exchange(await self._connect(), method, path, headers, body)
+
+    def give_back(self, protocol: _Protocol) -> None:
+        """Keep a connection for the next request, or close it."""
+        if protocol.keeps_alive and len(self._idle) < _MOST_IDLE:
+            protocol.idle_since = time.monotonic()
+            self._idle.append(protocol)
+        else:
+            protocol.close()
+
+    def close(self) -> None:
+        """Close the idle connections; those in use close when they are released."""
+        for protocol in self._idle:
+            protocol.close()
+        self._idle.clear()
+
+    def _take(self) -> _Protocol | None:
+        while self._idle:
+            protocol = self._idle.pop()
+            if protocol.is_usable:
+                return protocol
+            protocol.close()
+        return None
+
+    async def _connect(self) -> _Protocol:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(_CONNECT_S):
+            _, protocol = await loop.create_unix_connection(_Protocol, self._socket)
+        return protocol
+
+    async def _exchange(
+        self,
+        protocol: _Protocol,
+        method: str,
+        path: str,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes,
+    ) -> EngineResponse:
+        protocol.begin()
+        assert protocol.transport is not None
+        head = [f"{method} {path} HTTP/1.1\r\nhost: engine\r\n".encode("latin-1")]
+        head += [name + b": " + value + b"\r\n" for name, value in headers]
+        head.append(b"content-length: %d\r\n\r\n" % len(body))
+        try:
+            protocol.transport.writelines([*head, body] if body else head)
+            await protocol.drain()
+            await protocol.wait_head()
+        except BaseException:
+            protocol.close()
+            raise
+        return EngineResponse(protocol, self)

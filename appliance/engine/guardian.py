@@ -1,0 +1,171 @@
+"""A small parent for one engine; runs as a program of its own and needs only the standard library.
+
+Why it exists: a SIGKILL of vLLM's API server leaves its engine core and workers behind, and a
+SIGKILL of the appliance would leave everything behind. The guardian is a child subreaper
+(prctl(2)), so every orphan of the tree becomes its child, and it holds the read end of a pipe
+whose write end only the appliance holds, so it learns at once when the appliance is gone. It ends
+only when no process of the tree is left.
+
+Standard input takes commands: `t` asks the engine to end and kills it after the grace period, `k`
+kills at once; end of file means that the appliance is gone and works like `t`. The exit status is
+that of the engine's first process, 128 + N where signal N ended it.
+
+Usage: guardian.py GRACE_SECONDS PROGRAM [ARGUMENT ...]
+"""
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+# vLLM swallows one SIGTERM while it loads; a second one ends it.
+_SECOND_TERM_S = 1.0
+# What is left when the first process has gone gets this long to end by itself.
+_LEFTOVER_S = 1.0
+
+
+class Guardian:
+    """Runs one engine and leaves nothing of it behind."""
+
+    def __init__(self, grace_s: float, argv: list[str]) -> None:
+        self._grace_s = grace_s
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._wake_read, wake_write = os.pipe()
+        for end in (self._wake_read, wake_write):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        self._asked_to_end = False
+        self._term_again_at: float | None = None
+        self._kill_at: float | None = None
+        self._status: int | None = None
+        self._libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        self._root = self._start(argv)
+
+    def run(self) -> int:
+        """Until the tree is gone; returns the exit status of the engine's first process."""
+        inputs = [self._wake_read, 0]
+        while not self._reap():
+            timeout = self._next_deadline()
+            ready, _, _ = select.select(inputs, [], [], timeout)
+            if self._wake_read in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_read, 4096)
+            if 0 in ready:
+                command = os.read(0, 64)
+                if not command:
+                    inputs.remove(0)
+                self._obey(command)
+            if self._asked_to_end:
+                self._begin_end()
+            self._keep_deadlines()
+        return self._status if self._status is not None else 1
+
+    def _start(self, argv: list[str]) -> int:
+        guardian = os.getpid()
+        child = os.fork()
+        if child:
+            return child
+        try:
+            # A group of its own: an engine that signals its group does not hit the guardian.
+            os.setpgid(0, 0)
+            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != guardian:
+                os._exit(1)
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            null = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(null, 0)
+            os.execvp(argv[0], argv)  # noqa: S606
+        except OSError as error:
+            os.write(2, f"{argv[0]} cannot be started: {error}\n".encode())
+        finally:
+            os._exit(127)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if number != signal.SIGCHLD:
+            self._asked_to_end = True
+
+    def _obey(self, command: bytes) -> None:
+        if b"k" in command:
+            self._kill_at = 0.0
+        elif not command or b"t" in command:
+            self._begin_end()
+
+    def _begin_end(self) -> None:
+        if self._kill_at is not None:
+            return
+        now = time.monotonic()
+        self._term_again_at = now + _SECOND_TERM_S
+        self._kill_at = now + self._grace_s
+        self._signal_root()
+
+    def _signal_root(self) -> None:
+        if self._status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._root, signal.SIGTERM)
+
+    def _next_deadline(self) -> float | None:
+        deadlines = [at for at in (self._term_again_at, self._kill_at) if at is not None]
+        if not deadlines:
+            return None
+        # Never below a millisecond: after the kill we wait for the kernel to finish.
+        return max(min(deadlines) - time.monotonic(), 0.02)
+
+    def _keep_deadlines(self) -> None:
+        now = time.monotonic()
+        if self._term_again_at is not None and now >= self._term_again_at:
+            self._term_again_at = None
+            self._signal_root()
+        if self._kill_at is not None and now >= self._kill_at:
+            for pid in descendants(os.getpid()):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _reap(self) -> bool:
+        """Collect the dead; True when no child is left."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return True
+            if pid == 0:
+                return False
+            if pid == self._root:
+                code = os.waitstatus_to_exitcode(status)
+                self._status = code if code >= 0 else 128 - code
+                self._term_again_at = None
+                leftover = time.monotonic() + _LEFTOVER_S
+                self._kill_at = leftover if self._kill_at is None else min(self._kill_at, leftover)
+
+
+def descendants(ancestor: int) -> list[int]:
+    """All living processes below `ancestor`, from the parents in /proc (proc_pid_stat(5))."""
+    parents: dict[int, int] = {}
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as file:  # noqa: PTH123
+                    fields = file.read().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            parents[int(name)] = int(fields[1])
+    found = []
+    for pid in parents:
+        above = pid
+        while above in parents and above != ancestor:
+            above = parents[above]
+        if above == ancestor and pid != ancestor:
+            found.append(pid)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(Guardian(float(sys.argv[1]), sys.argv[2:]).run())

@@ -1,0 +1,149 @@
+"""The process tree of one engine, below its guardian."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from appliance.engine import guardian
+from appliance.engine.logs import EngineLog, start_pump
+from appliance.engine.proctree import (
+    kill_all,
+    process_info,
+    proportional_bytes,
+    session_processes,
+    wait_gone,
+)
+
+# vLLM names its processes: `VLLM::EngineCore`, `VLLM::Worker_TP0`.
+_VLLM_PREFIX = "VLLM::"
+# Time for the guardian itself after it has killed the tree.
+_GUARDIAN_S = 10.0
+
+
+class EngineProcess:
+    """A running tree. `pid` is the guardian's, which is also the number of the session."""
+
+    def __init__(self, child: asyncio.subprocess.Process, grace_s: float) -> None:
+        self._child = child
+        self._grace_s = grace_s
+        self._watched: dict[int, int] = {}
+        info = process_info(child.pid)
+        self.pid = child.pid
+        self.start_ticks = info.start_ticks if info else 0
+
+    @classmethod
+    async def spawn(
+        cls,
+        argv: list[str],
+        env: Mapping[str, str],
+        cwd: Path,
+        *,
+        log: EngineLog,
+        on_lines: Callable[[int, list[str]], None],
+        grace_s: float,
+    ) -> "EngineProcess":
+        """Start the engine below a guardian in a session of its own. Raises OSError."""
+        read_end, write_end = os.pipe()
+        try:
+            child = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-I",
+                "-S",
+                str(Path(guardian.__file__)),
+                str(grace_s),
+                *argv,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=write_end,
+                stderr=write_end,
+                env=dict(env),
+                cwd=cwd,
+                start_new_session=True,
+            )
+        except OSError:
+            os.close(read_end)
+            raise
+        finally:
+            os.close(write_end)
+        start_pump(read_end, log, asyncio.get_running_loop(), on_lines)
+        return cls(child, grace_s)
+
+    def terminate(self) -> None:
+        """Ask the engine to end; the guardian kills it after the grace period."""
+        self._command(b"t")
+
+    def kill(self) -> None:
+        """Kill the whole tree now."""
+        self._command(b"k")
+
+    async def wait(self) -> int:
+        """Until no process of the tree is left; the exit status of the engine's first process."""
+        status = await self._child.wait()
+        self._unwatch()
+        # The guardian itself may have been killed; then the session tells what it left.
+        await asyncio.to_thread(end_session, self.pid)
+        return status
+
+    async def wait_ended(self) -> int:
+        """As `wait`, for a tree that was told to end: a guardian that hangs is killed as well."""
+        try:
+            async with asyncio.timeout(self._grace_s + _GUARDIAN_S):
+                return await self.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self._child.kill()
+            return await self.wait()
+
+    def watch_workers(self, on_death: Callable[[str], None]) -> None:
+        """Call `on_death(name)` as soon as a process that vLLM named ends.
+
+        vLLM notices the death of its own engine core only after some seconds.
+        """
+        loop = asyncio.get_running_loop()
+        for info in session_processes(self.pid):
+            if not info.name.startswith(_VLLM_PREFIX) or info.pid in self._watched:
+                continue
+            try:
+                descriptor = os.pidfd_open(info.pid)
+            except OSError:
+                continue
+            self._watched[info.pid] = descriptor
+            loop.add_reader(descriptor, self._on_worker_death, info.pid, info.name, on_death)
+
+    def memory_bytes(self) -> int:
+        """Memory of the tree (blocks for some milliseconds: call it in a thread)."""
+        return sum(proportional_bytes(info.pid) for info in session_processes(self.pid))
+
+    def pids(self) -> set[int]:
+        """Processes of the tree."""
+        return {info.pid for info in session_processes(self.pid)}
+
+    def _on_worker_death(self, pid: int, name: str, on_death: Callable[[str], None]) -> None:
+        self._forget(pid)
+        on_death(name)
+
+    def _forget(self, pid: int) -> None:
+        descriptor = self._watched.pop(pid, None)
+        if descriptor is not None:
+            asyncio.get_running_loop().remove_reader(descriptor)
+            os.close(descriptor)
+
+    def _unwatch(self) -> None:
+        for pid in list(self._watched):
+            self._forget(pid)
+
+    def _command(self, command: bytes) -> None:
+        stdin = self._child.stdin
+        if stdin is not None and self._child.returncode is None:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError, RuntimeError):
+                stdin.write(command)
+
+
+def end_session(session: int) -> None:
+    """Kill what is left of a session whose leader has ended (blocks)."""
+    left = [info.pid for info in session_processes(session)]
+    if left:
+        kill_all(left)
+        wait_gone(left, 5.0)

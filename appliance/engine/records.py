@@ -1,0 +1,114 @@
+"""Identity records: what a killed server left behind is found again and ended.
+
+A record is written before the spawn and completed after it. The guardian normally ends the engine
+by itself when its server dies; the sweep is for the case that the guardian died as well.
+"""
+
+import hashlib
+import logging
+import time
+from datetime import datetime
+from pathlib import Path
+
+import msgspec
+
+from appliance.engine.process import end_session
+from appliance.engine.proctree import (
+    boot_id,
+    kill_all,
+    process_info,
+    processes_with_variable,
+    session_processes,
+    wait_gone,
+)
+
+logger = logging.getLogger(__name__)
+
+ENGINE_VARIABLE = "VLLM_APPLIANCE_ENGINE"
+"""Environment variable that marks each process of an engine with the engine's id."""
+_SWEEP_S = 30.0
+
+
+class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Who an engine is; `pid` and `start_ticks` are its guardian's, None before the spawn."""
+
+    id: str
+    model: str
+    argv_digest: str
+    devices: list[str]
+    socket: str
+    boot_id: str
+    created_at: datetime
+    pid: int | None = None
+    start_ticks: int | None = None
+
+
+def argv_digest(argv: list[str]) -> str:
+    """Short hash of a command line."""
+    return hashlib.sha256("\0".join(argv).encode()).hexdigest()[:16]
+
+
+def write_record(directory: Path, record: EngineRecord) -> None:
+    """Write or replace (atomically)."""
+    target = _file(directory, record.id)
+    fresh = target.with_suffix(".new")
+    fresh.write_bytes(msgspec.json.encode(record))
+    fresh.replace(target)
+
+
+def remove_record(directory: Path, engine_id: str) -> None:
+    """Forget an engine that is gone, and its socket."""
+    _file(directory, engine_id).unlink(missing_ok=True)
+    (directory / f"{engine_id}.sock").unlink(missing_ok=True)
+
+
+def sweep(directory: Path) -> list[str]:
+    """End every engine that a record names (blocks); returns the models that were found alive."""
+    found = []
+    for file in sorted(directory.glob("*.json")):
+        try:
+            record = msgspec.json.decode(file.read_bytes(), type=EngineRecord)
+        except (OSError, msgspec.MsgspecError):
+            file.unlink(missing_ok=True)
+            continue
+        if _end(record):
+            found.append(record.model)
+            logger.warning("engine.swept model=%s engine=%s", record.model, record.id)
+        remove_record(directory, record.id)
+    for leftover in [*directory.glob("*.sock"), *directory.glob("*.new")]:
+        leftover.unlink(missing_ok=True)
+    return found
+
+
+def _end(record: EngineRecord) -> bool:
+    if record.boot_id != boot_id():
+        return False
+    pids = {info.pid for info in processes_with_variable(ENGINE_VARIABLE, record.id)}
+    if record.pid is not None and _is_session_of(record):
+        pids |= {info.pid for info in session_processes(record.pid)}
+    if not pids:
+        return False
+    deadline = time.monotonic() + _SWEEP_S
+    while pids and time.monotonic() < deadline:
+        kill_all(list(pids))
+        wait_gone(list(pids), 5.0)
+        pids = {info.pid for info in processes_with_variable(ENGINE_VARIABLE, record.id)}
+    if record.pid is not None and _is_session_of(record):
+        end_session(record.pid)
+    return True
+
+
+def _is_session_of(record: EngineRecord) -> bool:
+    """Whether the session with the recorded number is still that engine's.
+
+    A pid is not given out again while a session of that number has members. So if the leader
+    is there it must have the recorded start time, and if it is gone all members are older than
+    any reuse.
+    """
+    assert record.pid is not None
+    leader = process_info(record.pid)
+    return leader is None or leader.start_ticks == record.start_ticks
+
+
+def _file(directory: Path, engine_id: str) -> Path:
+    return directory / f"{engine_id}.json"

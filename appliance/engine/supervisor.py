@@ -1,0 +1,357 @@
+"""The one task that owns an engine: start, become ready, watch, stop, explain its end."""
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from appliance.engine.command import EngineSpec, build_argv, build_env
+from appliance.engine.connection import EngineConnections
+from appliance.engine.environments import EnvironmentRecord
+from appliance.engine.failure import classify
+from appliance.engine.health import is_ready
+from appliance.engine.logs import EngineLog
+from appliance.engine.process import EngineProcess
+from appliance.engine.progress import LoadTracker
+from appliance.engine.proctree import boot_id
+from appliance.engine.records import EngineRecord, argv_digest, remove_record, write_record
+from appliance.engine.state import ENDED, may_follow
+from appliance.protocol.engines import (
+    Engine,
+    EngineState,
+    Failure,
+    FailureCause,
+    LoadProgress,
+)
+from appliance.protocol.events import EngineChanged, Event, Transition
+from appliance.protocol.placement import Placement
+from appliance.store.models import LoadRecord
+
+logger = logging.getLogger(__name__)
+
+_PROBE_EVERY_S = 0.1
+_PROGRESS_EVERY_S = 0.5
+_KEPT_LINES = 400
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineLimits:
+    """Seconds: without a sign of progress while loading, and for ending by itself."""
+
+    stall_s: float
+    stop_s: float
+
+
+class EngineSupervisor:
+    """One attempt to run a model. Owned by the scheduler; everyone else sees `view()`."""
+
+    def __init__(
+        self,
+        spec: EngineSpec,
+        placement: Placement,
+        environment: EnvironmentRecord,
+        *,
+        log_file: Path,
+        records: Path,
+        limits: EngineLimits,
+        earlier_loads: list[LoadRecord],
+        attempts: int,
+        publish: Callable[[Event], None],
+    ) -> None:
+        self.id = spec.engine_id
+        self.model = spec.model
+        self.spec = spec
+        self.placement = placement
+        self.environment = environment
+        self.log = EngineLog(log_file, spec.engine_id, spec.model)
+        self.connections = EngineConnections(spec.socket)
+        self.state = EngineState.STARTING
+        self.failure: Failure | None = None
+        self.memory_bytes = 0
+        self.load_s: float | None = None
+        self.phases: dict[str, float] = {}
+        self.was_ready = False
+        self._records = records
+        self._limits = limits
+        self._attempts = attempts
+        self._publish = publish
+        self._process: EngineProcess | None = None
+        self._tracker = LoadTracker(time.monotonic(), earlier_loads)
+        self._progress: LoadProgress | None = None
+        self._created_at = datetime.now(UTC)
+        self._ready_at: datetime | None = None
+        self._ended_at: datetime | None = None
+        self._state_since = time.monotonic()
+        self._last_sign = time.monotonic()
+        self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._stop_reason: str | None = None
+        self._crash: str | None = None
+        self._stalled = False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing of the engine is left."""
+        return self.state in ENDED
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._stop_reason is not None
+
+    def view(self) -> Engine:
+        """The engine as others see it."""
+        return Engine(
+            id=self.id,
+            model=self.model,
+            state=self.state,
+            environment=self.environment.name,
+            vllm_version=self.environment.vllm_version,
+            pid=self._process.pid if self._process else None,
+            placement=self.placement,
+            progress=self._progress,
+            failure=self.failure,
+            created_at=self._created_at,
+            ready_at=self._ready_at,
+            ended_at=self._ended_at,
+            load_s=self.load_s,
+            memory_bytes=self.memory_bytes,
+            log_lines=self.log.line_count,
+        )
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """The engine's whole life; returns when nothing of it is left. Never raises for it.
+
+        `on_ready` is called once, in the same step in which the state becomes ready.
+        """
+        logger.info("engine.starting model=%s engine=%s", self.model, self.id)
+        self._changed()
+        try:
+            self._process = await self._spawn()
+            if self._process is not None:
+                await self._live(self._process, on_ready)
+        except asyncio.CancelledError:
+            if self._process is not None:
+                self._process.kill()
+                await asyncio.shield(self._process.wait_ended())
+            raise
+        finally:
+            self.connections.close()
+            self.log.close()
+            await asyncio.to_thread(remove_record, self._records, self.id)
+
+    def drain(self, reason: str) -> None:
+        """Take no further requests."""
+        self._to(EngineState.DRAINING, reason)
+
+    def undrain(self, reason: str) -> None:
+        """Take requests again."""
+        self._to(EngineState.READY, reason)
+
+    def stop(self, reason: str) -> None:
+        """Begin to end; `run` returns when it is over. Safe to call again."""
+        if self._stop_reason is not None or self.has_ended:
+            return
+        self._stop_reason = reason
+        if self._process is not None:
+            self._to(EngineState.STOPPING, reason)
+            self._process.terminate()
+
+    def pids(self) -> set[int]:
+        """Processes of the engine (blocks for some milliseconds)."""
+        return self._process.pids() if self._process and not self.has_ended else set()
+
+    def measure(self) -> int:
+        """Memory of its processes in bytes (blocks for some milliseconds)."""
+        return self._process.memory_bytes() if self._process and not self.has_ended else 0
+
+    async def _spawn(self) -> EngineProcess | None:
+        argv = build_argv(self.spec, self.environment)
+        env = build_env(self.spec, self.environment, os.environ)
+        record = EngineRecord(
+            id=self.id,
+            model=self.model,
+            argv_digest=argv_digest(argv),
+            devices=[share.device_id for share in self.placement.shares],
+            socket=str(self.spec.socket),
+            boot_id=boot_id(),
+            created_at=self._created_at,
+        )
+        try:
+            await asyncio.to_thread(write_record, self._records, record)
+            process = await EngineProcess.spawn(
+                argv,
+                env,
+                self.spec.cache,
+                log=self.log,
+                on_lines=self._on_lines,
+                grace_s=self._limits.stop_s,
+            )
+        except OSError as error:
+            self._fail(
+                Failure(
+                    cause=FailureCause.NO_ENVIRONMENT,
+                    message=f"The engine could not be started: {error}.",
+                    hint="`appliance engine list` shows the engine environments.",
+                    at=datetime.now(UTC),
+                    attempts=self._attempts,
+                )
+            )
+            return None
+        completed = EngineRecord(
+            id=record.id,
+            model=record.model,
+            argv_digest=record.argv_digest,
+            devices=record.devices,
+            socket=record.socket,
+            boot_id=record.boot_id,
+            created_at=record.created_at,
+            pid=process.pid,
+            start_ticks=process.start_ticks,
+        )
+        await asyncio.to_thread(write_record, self._records, completed)
+        return process
+
+    async def _live(self, process: EngineProcess, on_ready: Callable[[], None]) -> None:
+        if self._stop_reason is not None:
+            self._to(EngineState.STOPPING, self._stop_reason)
+            process.terminate()
+        else:
+            self._to(EngineState.LOADING, "process started")
+        ended = asyncio.create_task(process.wait())
+        try:
+            await self._become_ready(process, ended, on_ready)
+            while not ended.done() and self._stop_reason is None and self._crash is None:
+                await asyncio.wait({ended}, timeout=0.2)
+            if self._crash is not None:
+                process.kill()
+            if not ended.done():
+                await process.wait_ended()
+            self._explain_end(await ended)
+        finally:
+            if not ended.done():
+                ended.cancel()
+
+    async def _become_ready(
+        self, process: EngineProcess, ended: asyncio.Task[int], on_ready: Callable[[], None]
+    ) -> None:
+        next_progress = 0.0
+        while not ended.done() and self._stop_reason is None:
+            now = time.monotonic()
+            if self.spec.socket.exists() and await is_ready(self.connections, self.model):
+                if self._stop_reason is None and not ended.done():
+                    self._became_ready(process, on_ready)
+                return
+            if now >= next_progress:
+                next_progress = now + _PROGRESS_EVERY_S
+                self._progress = self._tracker.progress(now)
+                self._changed()
+            if now - self._last_sign > self._limits.stall_s:
+                self._stalled = True
+                process.kill()
+                return
+            await asyncio.wait({ended}, timeout=_PROBE_EVERY_S)
+
+    def _became_ready(self, process: EngineProcess, on_ready: Callable[[], None]) -> None:
+        now = time.monotonic()
+        self.phases = self._tracker.finish(now)
+        self.load_s = round((datetime.now(UTC) - self._created_at).total_seconds(), 3)
+        self._ready_at = datetime.now(UTC)
+        self._progress = None
+        self.was_ready = True
+        process.watch_workers(self._on_worker_death)
+        self._to(EngineState.READY, f"loaded in {self.load_s:.1f} s")
+        on_ready()
+
+    def _on_worker_death(self, name: str) -> None:
+        if self._stop_reason is None and self._crash is None:
+            self._crash = f"Its process {name} ended unexpectedly."
+            if self._process is not None:
+                self._process.kill()
+
+    def _on_lines(self, first_line: int, lines: list[str]) -> None:
+        now = time.monotonic()
+        self._last_sign = now
+        self._last_lines.extend(lines)
+        self.log.deliver(first_line, lines)
+        if self.state is EngineState.LOADING:
+            changed = False
+            for line in lines:
+                changed = self._tracker.feed(line, now) or changed
+            if changed:
+                self._progress = self._tracker.progress(now)
+                self._changed()
+
+    def _explain_end(self, status: int) -> None:
+        self._ended_at = datetime.now(UTC)
+        self._progress = None
+        self.memory_bytes = 0
+        if self._stop_reason is not None:
+            self._to(EngineState.STOPPED, self._stop_reason)
+            return
+        lines = list(self._last_lines)
+        failure = classify(
+            lines,
+            first_line=self.log.line_count - len(lines) + 1,
+            exit_status=status,
+            at=self._ended_at,
+            attempts=self._attempts,
+        )
+        self._fail(self._better_known(failure))
+
+    def _better_known(self, failure: Failure) -> Failure:
+        """What we saw ourselves beats what the log says."""
+        cause, message = failure.cause, failure.message
+        if self._stalled:
+            cause = FailureCause.STALLED
+            message = f"No progress for {self._limits.stall_s:.0f} s while loading."
+        elif self._crash is not None and failure.log_line is None:
+            cause, message = FailureCause.KILLED, self._crash
+        if cause is failure.cause and message == failure.message:
+            return failure
+        return Failure(
+            cause=cause,
+            message=message,
+            hint="Read the engine's log; loading it again may work.",
+            at=failure.at,
+            attempts=failure.attempts,
+            log_line=failure.log_line,
+            last_lines=failure.last_lines,
+        )
+
+    def _fail(self, failure: Failure) -> None:
+        self.failure = failure
+        self._ended_at = failure.at
+        logger.error(
+            "engine.failed model=%s engine=%s cause=%s message=%s",
+            self.model, self.id, failure.cause, failure.message,
+        )  # fmt: skip
+        self._to(EngineState.FAILED, failure.message)
+
+    def _to(self, state: EngineState, reason: str) -> None:
+        before = self.state
+        if before is state or not may_follow(before, state):
+            return
+        now = time.monotonic()
+        self.state = state
+        logger.info("engine.%s model=%s engine=%s reason=%s", state, self.model, self.id, reason)
+        self._publish(
+            Transition(
+                at=datetime.now(UTC),
+                model=self.model,
+                engine_id=self.id,
+                before=before,
+                after=state,
+                reason=reason,
+                duration_s=round(now - self._state_since, 3),
+            )
+        )
+        self._state_since = now
+        self._changed()
+
+    def _changed(self) -> None:
+        self._publish(EngineChanged(engine=self.view()))

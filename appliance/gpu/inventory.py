@@ -1,0 +1,54 @@
+"""The devices of this machine through one interface, whatever their source."""
+
+from typing import Protocol
+
+from appliance.config.settings import DeviceSettings
+from appliance.errors import ConfigError, DeviceError
+from appliance.gpu.cpu import CpuReader
+from appliance.gpu.nvml import NvmlReader
+from appliance.gpu.reading import Reading
+from appliance.gpu.simulated import SimulatedReader
+from appliance.protocol.devices import DeviceSource
+
+
+class DeviceReader(Protocol):
+    """A source of devices. Calls may block: use a thread."""
+
+    source: DeviceSource
+
+    def read(self) -> list[Reading]:
+        """All devices, in a fixed order. Raises DeviceError; never an empty list for a failure."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the source holds."""
+        ...
+
+
+def open_reader(settings: DeviceSettings) -> DeviceReader:
+    """The source that the settings ask for, or the best one there is.
+
+    Raises ConfigError and DeviceError. A machine whose driver is broken is not taken for one
+    without GPUs: only a missing NVML library or no device at all leads to the CPU.
+    """
+    source = settings.source
+    if source is None and settings.simulated:
+        source = DeviceSource.SIMULATED
+    if source is DeviceSource.SIMULATED:
+        if not settings.simulated:
+            raise ConfigError(
+                "devices.source is simulated, but no [[devices.simulated]] is listed.",
+                hint='Add for example [[devices.simulated]] with memory = "8GiB".',
+            )
+        return SimulatedReader(settings.simulated)
+    if source is DeviceSource.CPU:
+        return CpuReader(settings.cpu_memory_bytes)
+    reader = NvmlReader.open()
+    if reader is not None:
+        return reader
+    if source is DeviceSource.NVML:
+        raise DeviceError(
+            "devices.source is nvml, but this machine has no NVIDIA driver or no GPU.",
+            hint="Install the driver (`nvidia-smi` must work), or set devices.source to cpu.",
+        )
+    return CpuReader(settings.cpu_memory_bytes)

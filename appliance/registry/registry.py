@@ -1,0 +1,199 @@
+"""Known models: settings from the store, facts from the files. Owner: the event loop."""
+
+import asyncio
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from appliance.errors import ConflictError, InvalidRequestError, ModelNotFoundError
+from appliance.protocol.models import ModelChange, ModelCreate, ModelSettings, Task
+from appliance.registry.facts import ModelFacts, read_facts
+from appliance.store.database import Database
+from appliance.store.models import StoredModel, all_models, delete_model, put_model
+
+_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$")
+# Options that say where and how an engine runs belong to the appliance.
+_OWNED_FLAGS = {
+    "--model", "--served-model-name", "--host", "--port", "--uds", "--tensor-parallel-size",
+    "-tp", "--kv-cache-memory-bytes", "--gpu-memory-utilization", "--api-key", "--root-path",
+    "--ssl-keyfile", "--ssl-certfile", "--enable-sleep-mode", "--max-model-len", "--dtype",
+    "--max-num-seqs", "--config",
+}  # fmt: skip
+_OWNED_VARIABLES = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "LD_PRELOAD"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownModel:
+    """A model that can be loaded. `facts` is None where its files are gone."""
+
+    id: str
+    settings: ModelSettings
+    facts: ModelFacts | None
+    problem: str | None
+    created_at: datetime
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that a request may use."""
+        most = self.facts.max_context if self.facts else 0
+        return min(self.settings.context_length or most, most) or most
+
+
+class Registry:
+    """Add, find, change and delete models; each change is stored before it counts."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._models: dict[str, KnownModel] = {}
+
+    async def load(self) -> None:
+        """Read the models from the store and their facts from their files."""
+        for stored in await self._database.read(all_models):
+            self._models[stored.id] = await asyncio.to_thread(_known, stored)
+
+    def models(self) -> list[KnownModel]:
+        """All models, oldest first."""
+        return list(self._models.values())
+
+    def get(self, model_id: str) -> KnownModel:
+        """The model; raises ModelNotFoundError."""
+        try:
+            return self._models[model_id]
+        except KeyError:
+            raise ModelNotFoundError(
+                f"The model {model_id!r} does not exist.",
+                hint="GET /v1/models and `appliance ls` list the models of this server.",
+                param="model",
+            ) from None
+
+    async def create(self, body: ModelCreate) -> KnownModel:
+        """Add a model. Raises ConflictError and InvalidRequestError."""
+        _check_id(body.id)
+        if body.id in self._models:
+            raise ConflictError(
+                f"There is a model {body.id!r} already.",
+                hint="Choose another id, or change the settings of that one.",
+                param="id",
+            )
+        fields = msgspec.structs.asdict(body)
+        del fields["id"]
+        path = Path(body.path)
+        if not path.is_absolute():
+            raise InvalidRequestError(
+                f"{body.path!r} is no absolute path.",
+                hint="The server needs the full path of the model's directory.",
+                param="path",
+            )
+        facts = await asyncio.to_thread(read_facts, path)
+        fields |= {"path": str(path), "task": body.task or facts.task}
+        return await self._put(body.id, ModelSettings(**fields), facts, datetime.now(UTC))
+
+    async def change(self, model_id: str, body: ModelChange) -> KnownModel:
+        """Change some settings. Raises ModelNotFoundError and InvalidRequestError."""
+        known = self.get(model_id)
+        changes = {
+            field: value
+            for field, value in msgspec.structs.asdict(body).items()
+            if value is not msgspec.UNSET
+        }
+        facts = await asyncio.to_thread(read_facts, Path(known.settings.path))
+        settings = msgspec.structs.replace(known.settings, **changes)
+        return await self._put(model_id, settings, facts, known.created_at)
+
+    async def delete(self, model_id: str) -> None:
+        """Forget a model; its files stay. Raises ModelNotFoundError."""
+        self.get(model_id)
+        await self._database.write(lambda: delete_model(model_id))
+        del self._models[model_id]
+
+    async def _put(
+        self, model_id: str, settings: ModelSettings, facts: ModelFacts, created_at: datetime
+    ) -> KnownModel:
+        _check_settings(settings, facts)
+        stored = StoredModel(id=model_id, settings=settings, created_at=created_at)
+        await self._database.write(lambda: put_model(stored))
+        known = KnownModel(
+            id=model_id, settings=settings, facts=facts, problem=None, created_at=created_at
+        )
+        self._models[model_id] = known
+        return known
+
+
+def _known(stored: StoredModel) -> KnownModel:
+    facts: ModelFacts | None = None
+    problem = None
+    try:
+        facts = read_facts(Path(stored.settings.path))
+    except InvalidRequestError as error:
+        problem = str(error)
+    return KnownModel(
+        id=stored.id,
+        settings=stored.settings,
+        facts=facts,
+        problem=problem,
+        created_at=stored.created_at,
+    )
+
+
+def _check_id(model_id: str) -> None:
+    if not _ID.match(model_id) or ".." in model_id or "//" in model_id:
+        raise InvalidRequestError(
+            f"{model_id!r} cannot be the id of a model.",
+            hint="Use letters, digits and . _ - / : @ +, at most 128, starting with a letter"
+            " or a digit.",
+            param="id",
+        )
+
+
+def _check_settings(settings: ModelSettings, facts: ModelFacts) -> None:
+    _at_least(settings.context_length, 16, "context_length")
+    _at_least(settings.kv_cache_bytes, 1, "kv_cache_bytes")
+    _at_least(settings.memory_bytes, 1, "memory_bytes")
+    _at_least(settings.max_sequences, 1, "max_sequences")
+    _at_least(settings.tp_size, 1, "tp_size")
+    context = settings.context_length
+    if context is not None and context > facts.max_context:
+        _refuse(
+            "context_length",
+            f"{context} tokens are more than the model's {facts.max_context}",
+            f"Use at most {facts.max_context}.",
+        )
+    if facts.heads % settings.tp_size:
+        _refuse(
+            "tp_size",
+            f"{facts.heads} attention heads cannot be split over {settings.tp_size} devices",
+            "Tensor parallelism needs a divisor of the number of heads.",
+        )
+    if settings.task is Task.GENERATE and facts.architecture.startswith("Bert"):
+        _refuse("task", f"{facts.architecture} cannot generate text", "Use task embed.")
+    _check_extra_args(settings.extra_args)
+    _check_variables(settings.env)
+
+
+def _check_extra_args(arguments: list[str]) -> None:
+    for argument in arguments:
+        flag = argument.split("=", 1)[0]
+        if flag in _OWNED_FLAGS:
+            _refuse(
+                "extra_args",
+                f"{flag} is set by the appliance",
+                "Leave it out and use the model's own settings.",
+            )
+
+
+def _check_variables(env: dict[str, str]) -> None:
+    for name in env:
+        if name in _OWNED_VARIABLES or not name.isidentifier():
+            _refuse("env", f"the variable {name!r} cannot be set", "Leave it out.")
+
+
+def _at_least(value: int | None, least: int, param: str) -> None:
+    if value is not None and value < least:
+        _refuse(param, f"{value} is too small", f"Use at least {least}.")
+
+
+def _refuse(param: str, problem: str, hint: str) -> None:
+    raise InvalidRequestError(f"{param}: {problem}.", hint=hint, param=param)
