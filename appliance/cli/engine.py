@@ -1,0 +1,102 @@
+"""`appliance engine`: install, list, choose and remove engine environments. Needs no server."""
+
+import argparse
+import signal
+import sys
+
+import msgspec
+
+from appliance.config.paths import find_paths
+from appliance.engine.environments import EnvironmentStore
+from appliance.engine.installer import DEFAULT_NAMES, install
+from appliance.units import format_size
+
+
+def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the verb and its own verbs."""
+    parser = subparsers.add_parser("engine", help="engine environments: builds of vLLM")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_install(verbs)
+    listing = verbs.add_parser("list", help="list the environments")
+    listing.add_argument("--json", action="store_true", help="as JSON")
+    listing.set_defaults(func=_list)
+    for name, help_text, function in (
+        ("use", "choose the environment of models that name none", _use),
+        ("remove", "delete an environment", _remove),
+    ):
+        verb = verbs.add_parser(name, help=help_text)
+        verb.add_argument("name", metavar="NAME")
+        if name == "remove":
+            verb.add_argument("--force", action="store_true", help="also the one in use")
+        verb.set_defaults(func=function)
+
+
+def _add_install(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    verb = verbs.add_parser(
+        "install",
+        help="install vLLM into an environment of its own, or go on with it",
+        description="Install vLLM. Without --cpu or --cuda: for CUDA where there is an NVIDIA "
+        "driver, else for the CPU. An interrupted installation goes on.",
+    )
+    default = " or ".join(DEFAULT_NAMES.values())
+    verb.add_argument("name", nargs="?", metavar="NAME", help=f"default: {default}")
+    platform = verb.add_mutually_exclusive_group()
+    for choice, text in (("cpu", "for machines without a GPU"), ("cuda", "for NVIDIA GPUs")):
+        platform.add_argument(
+            f"--{choice}", dest="platform", action="store_const", const=choice, help=text
+        )
+    verb.add_argument(
+        "--if-missing", action="store_true", help="do nothing if an environment is in use"
+    )
+    verb.set_defaults(func=_install, platform="auto")
+
+
+def _store() -> EnvironmentStore:
+    return EnvironmentStore(find_paths().engine_environments)
+
+
+def _install(args: argparse.Namespace) -> int:
+    store = _store()
+    if args.if_missing and any(record.name == store.in_use() for record in store.records()):
+        record = store.get()
+        _report(f"{record.name} is in use: vLLM {record.vllm_version}")
+        return 0
+    # So that pip ends with us when a service manager or `kill` ends us.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    install(store, platform=args.platform, name=args.name, report=_report)
+    return 0
+
+
+def _list(args: argparse.Namespace) -> int:
+    store = _store()
+    views = [store.view(record) for record in store.records()]
+    if args.json:
+        print(msgspec.json.encode(views).decode())
+        return 0
+    if not views:
+        print("No engine environment is installed. Install one: appliance engine install")
+    for view in views:
+        mark = "*" if view.in_use else " "
+        print(
+            f"{mark} {view.name:<20} vLLM {view.vllm_version:<10} {view.platform:<5} "
+            f"Python {view.python_version:<8} {format_size(view.size_bytes):>9}"
+        )
+    for name in store.unfinished():
+        print(f"  {name:<20} not complete; go on: appliance engine install {name}")
+    return 0
+
+
+def _use(args: argparse.Namespace) -> int:
+    record = _store().use(args.name)
+    print(f"Models that name no environment now get {record.name}; loaded ones stay as they are.")
+    return 0
+
+
+def _remove(args: argparse.Namespace) -> int:
+    _store().remove(args.name, force=args.force)
+    print(f"Removed {args.name}.")
+    return 0
+
+
+def _report(line: str) -> None:
+    print(line, flush=True)
