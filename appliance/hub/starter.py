@@ -206,7 +206,9 @@ def _convert(gguf: Path, target: Path, python: Path) -> None:
 
 
 def _publish(partial: Path, target: Path) -> None:
-    """Let the model appear under its name, complete and on disk."""
+    """Let the model appear under its name, complete, on disk, and readable for the server."""
+    for path in partial.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
     os.sync()
     if not target.exists():
         partial.rename(target)
