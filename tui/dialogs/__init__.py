@@ -1,0 +1,1 @@
+"""Modal dialogs: what is asked before something changes, and what explains a failure."""

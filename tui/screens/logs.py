@@ -1,0 +1,325 @@
+"""Screen 3: the log of one engine."""
+
+import shlex
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+
+from appliance.protocol.engines import LogWindow
+from appliance.protocol.models import Model
+from tui.client import log_reader
+from tui.client.api import ClientError
+from tui.client.session import Session
+from tui.state.log_buffer import FilterError, parse_filter
+from tui.state.log_rows import Wanted
+from tui.widgets.filter_bar import FilterBar
+from tui.widgets.intents import ShowCommand
+from tui.widgets.key_bar import KeyBar
+from tui.widgets.line_panel import LinePanel
+from tui.widgets.log_frame import LogPlace, foot_rows, head_rows, ordered_engines
+from tui.widgets.log_view import LogView
+from tui.widgets.look import Look
+
+_LOG = Binding.Group("Log")
+
+
+def _key(
+    key: str, action: str, name: str, identifier: str, tooltip: str, *, show: bool = True
+) -> Binding:
+    return Binding(
+        key, action, name, id=f"log.{identifier}", tooltip=tooltip, show=show, group=_LOG
+    )
+
+
+class LogsScreen(Screen[None]):
+    """Follows the end of an engine's log; older lines come as they are looked for."""
+
+    FLUSH_S = 0.25
+    """The log is painted at most four times a second."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        _key("f", "follow", "follow", "follow", "Follow the end, or stay"),
+        _key("w", "wrap", "wrap", "wrap", "Wrap long lines, or cut them"),
+        _key("slash", "filter", "filter", "filter", "Filter: a regular expression, !x inverts"),
+        _key("n", "match(1)", "match", "next_match", "Next match of the last filter"),
+        _key("N", "match(-1)", "match back", "previous_match", "Previous match", show=False),
+        _key("e", "error(1)", "error", "next_error", "Next line that reports an error"),
+        _key("E", "error(-1)", "error back", "previous_error", "Previous error", show=False),
+        _key("y,c", "copy", "copy", "copy", "Copy the current line or the marked range"),
+        _key("m", "mark", "mark", "mark", "Mark the start of a range", show=False),
+        _key("left_square_bracket", "engine(-1)", "engine", "previous_engine", "Previous engine"),
+        _key("right_square_bracket", "engine(1)", "engine", "next_engine", "Next engine"),
+        _key("g,home", "first", "first", "first", "First line of the log", show=False),
+        _key("G,end", "last", "last", "last", "Last line; follows again", show=False),
+        _key("j,down", "move(1)", "down", "down", "Next line", show=False),
+        _key("k,up", "move(-1)", "up", "up", "Previous line", show=False),
+        _key("ctrl+d,pagedown", "page(1)", "page down", "page_down", "Page down", show=False),
+        _key("ctrl+u,pageup", "page(-1)", "page up", "page_up", "Page up", show=False),
+        _key("left", "sideways(-20)", "left", "left", "Scroll left", show=False),
+        _key("right", "sideways(20)", "right", "right", "Scroll right", show=False),
+        _key("x", "command", "cmd", "command", "The command line that does the same"),
+        _key("escape", "back", "back", "back", "Clear the filter, then go back", show=False),
+    ]
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+        self._engine: str | None = None
+        self._model: str | None = None
+        self._wanted_line: int | None = None
+        self._note = ""
+        self._pending: list[LogWindow] = []
+        self._flush_due = False
+
+    def compose(self) -> ComposeResult:
+        """Head, log, foot, filter, keys."""
+        yield LinePanel(id="log-head")
+        yield LogView(rule=self._session.glyphs.rule, id="log")
+        yield LinePanel(id="log-foot")
+        yield FilterBar()
+        yield KeyBar()
+
+    def on_mount(self) -> None:
+        """Keys go to the log."""
+        self.log_view.focus()
+
+    def on_screen_resume(self) -> None:
+        """Shown: follow. Textual may say so twice, so this may not depend on the count."""
+        if self._engine is None:
+            self._open_first()
+        else:
+            self._start()
+        self.call_after_refresh(self.paint)
+
+    def on_screen_suspend(self) -> None:
+        """Hidden: read nothing."""
+        self.workers.cancel_group(self, "log")
+
+    def open_model(self, model: str, line: int | None) -> None:
+        """Show the log of a model's newest engine, at a line where one is given."""
+        known = self._session.feed.view.models.get(model)
+        engine = known.engine_id if known is not None and known.engine_id else model
+        self._switch(engine, model, line)
+
+    @property
+    def log_view(self) -> LogView:
+        """The log."""
+        return self.query_one("#log", LogView)
+
+    def paint(self) -> None:
+        """Draw head and foot."""
+        head = self.query_one("#log-head", LinePanel)
+        if not self.size.width:
+            return
+        if self._engine is None:
+            self._open_first()
+        session = self._session
+        look = Look(
+            glyphs=session.glyphs,
+            clock=session.clock,
+            width=self.size.width,
+            height=self.size.height,
+            can_change=session.may_change,
+            readonly=session.readonly,
+        )
+        place = LogPlace(engine=self._engine, model=self._model, note=self._note)
+        dim = not session.feed.connection.is_current
+        head.show(head_rows(session.feed, look, session.target, place, self.log_view))
+        self.query_one("#log-foot", LinePanel).show(foot_rows(look, self.log_view))
+        self.log_view.set_dim(dim)
+
+    def on_log_view_moved(self, message: LogView.Moved) -> None:
+        """Position shown as text."""
+        message.stop()
+        self.paint()
+
+    def on_log_view_at_top(self, message: LogView.AtTop) -> None:
+        """Fetch what is above."""
+        message.stop()
+        first = self.log_view.buffer.first_number
+        if first > 1:
+            self._fetch(first - log_reader.PAGE)
+
+    def on_filter_bar_changed(self, message: FilterBar.Changed) -> None:
+        """Filter while typing."""
+        message.stop()
+        try:
+            wanted = parse_filter(message.text)
+        except FilterError as error:
+            self._note = f"filter: {error}"
+        else:
+            self._note = ""
+            self.log_view.set_filter(wanted)
+        self.paint()
+
+    def on_filter_bar_closed(self, message: FilterBar.Closed) -> None:
+        """Back to the log."""
+        message.stop()
+        self.query_one(FilterBar).close()
+        if not message.is_kept:
+            self.log_view.set_filter(None)
+        self.log_view.focus()
+
+    def action_filter(self) -> None:
+        """Type a filter; the last one is offered again."""
+        self.query_one(FilterBar).open()
+        if self.log_view.last_filter and self.log_view.filter is None:
+            self.log_view.set_filter(self.log_view.last_filter)
+
+    def action_follow(self) -> None:
+        """Follow the end, or stay."""
+        self.log_view.set_follow(not self.log_view.follow)
+
+    def action_wrap(self) -> None:
+        """Wrap or cut."""
+        self.log_view.toggle_wrap()
+
+    def action_match(self, step: int) -> None:
+        """Next or previous match."""
+        wanted = self.log_view.filter or self.log_view.last_filter
+        if wanted is None:
+            self.app.notify("Nothing to search for yet: / sets a filter.", timeout=4)
+        elif not self.log_view.search(step, Wanted(wanted)):
+            self.app.notify("No further match in the lines held here.", timeout=4)
+
+    def action_error(self, step: int) -> None:
+        """Next or previous error."""
+        if not self.log_view.search(step, Wanted()):
+            self.app.notify("No further error in the lines held here.", timeout=4)
+
+    def action_move(self, lines: int) -> None:
+        """Move the cursor."""
+        self.log_view.move(lines)
+
+    def action_page(self, pages: int) -> None:
+        """Move the cursor by a page."""
+        self.log_view.move(pages * max(1, self.log_view.size.height - 1))
+
+    def action_sideways(self, cells: int) -> None:
+        """Scroll sideways."""
+        self.log_view.scroll_relative(x=cells, animate=False)
+
+    def action_first(self) -> None:
+        """The first line, fetched if need be."""
+        self.log_view.set_cursor(0)
+        self._wanted_line = 1
+        self._fetch(1)
+
+    def action_last(self) -> None:
+        """The end, and follow."""
+        self.log_view.set_follow(True)
+
+    def action_mark(self) -> None:
+        """Start a range, or drop it."""
+        self.log_view.toggle_mark()
+
+    def action_copy(self) -> None:
+        """Send the line or the range to the terminal's clipboard."""
+        if text := self.log_view.copy_text():
+            self.app.copy_to_clipboard(text)
+
+    def action_engine(self, step: int) -> None:
+        """The next engine's log."""
+        engines = ordered_engines(self._session.feed.view)
+        if not engines:
+            return
+        ids = [engine.id for engine in engines]
+        position = ids.index(self._engine) if self._engine in ids else -step
+        chosen = engines[(position + step) % len(engines)]
+        self._switch(chosen.id, chosen.model, None)
+
+    def action_command(self) -> None:
+        """The same on the command line."""
+        if self._model:
+            command = f"appliance logs -f {shlex.quote(self._model)}"
+            self.post_message(ShowCommand([("follow this log", command)]))
+
+    async def action_back(self) -> None:
+        """Clear the filter or the mark, then go back to the dashboard."""
+        if self.log_view.mark is not None:
+            self.log_view.toggle_mark()
+        elif self.log_view.filter is not None:
+            self.log_view.set_filter(None)
+        else:
+            await self.app.switch_mode("dashboard")
+
+    def _open_first(self) -> None:
+        if engines := ordered_engines(self._session.feed.view):
+            self._switch(engines[0].id, engines[0].model, None)
+
+    def _switch(self, engine: str, model: str, line: int | None) -> None:
+        self._wanted_line = line
+        if engine == self._engine and self.log_view.buffer.lines:
+            self._go_to_wanted()
+            return
+        self._engine, self._model, self._note = engine, model, ""
+        self._pending.clear()
+        self.log_view.reset()
+        self.workers.cancel_group(self, "log")
+        self._start()
+        self.paint()
+
+    def _start(self) -> None:
+        if self._engine is None or any(
+            worker.group == "log" and worker.is_running for worker in self.workers
+        ):
+            return
+        reading = log_reader.follow(self._session.client, self._engine, self._take, self._set_note)
+        self.run_worker(reading, group="log", exclusive=True)
+
+    def _take(self, window: LogWindow) -> None:
+        self._pending.append(window)
+        if not self._flush_due:
+            self._flush_due = True
+            self.set_timer(self.FLUSH_S if self.log_view.buffer.lines else 0.001, self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        windows, self._pending = self._pending, []
+        lines = [line for window in windows for line in self.log_view.buffer.append(window)]
+        self.log_view.added(lines)
+        if self._wanted_line is not None:
+            self._go_to_wanted()
+
+    def _set_note(self, note: str) -> None:
+        if note != self._note:
+            self._note = note
+            self.paint()
+
+    def _go_to_wanted(self) -> None:
+        line, self._wanted_line = self._wanted_line, None
+        if line is None:
+            return
+        if self.log_view.buffer.first_number > line:
+            self._wanted_line = line
+            self._fetch(line)
+        else:
+            self.log_view.go_to_line(line)
+
+    def _fetch(self, line: int) -> None:
+        self.run_worker(self._fetch_older(line), group="older", exclusive=True)
+
+    async def _fetch_older(self, line: int) -> None:
+        view = self.log_view
+        engine = self._engine
+        if engine is None:
+            return
+        try:
+            client = await self._session.client()
+            first = view.buffer.first_number
+            await log_reader.older_pages(client, engine, first, line, view.buffer.prepend)
+        except ClientError as error:
+            self._set_note(error.message)
+        if engine != self._engine:
+            return
+        view.prepended()
+        wanted, self._wanted_line = self._wanted_line, None
+        if wanted is not None:
+            view.go_to_line(wanted)
+
+    @property
+    def model(self) -> Model | None:
+        """The model whose log this is."""
+        return self._session.feed.view.models.get(self._model or "")

@@ -1,0 +1,1 @@
+"""Pure state of the interface: what the server told, the link to it, histories, log lines."""

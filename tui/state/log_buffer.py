@@ -1,0 +1,146 @@
+"""The log lines that the interface holds: a ring, its gaps, filter and search."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from appliance.protocol.engines import LogWindow
+from tui.text.sanitize import sanitize_line
+
+CAPACITY = 50_000
+_SPARE = 5_000
+
+
+class Level(StrEnum):
+    """How loud a line is."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+_WORD = re.compile(r"\b(DEBUG|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL)\b")
+_FAILURE = re.compile(r"^\s*(\([^)]*\)\s*)?(Traceback \(|[\w.]*(Error|Exception)\b: )")
+_LEVELS = {
+    "DEBUG": Level.DEBUG,
+    "INFO": Level.INFO,
+    "WARN": Level.WARNING,
+    "WARNING": Level.WARNING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line. `number` counts from 1 in the engine's log; a gap has `gap` lines in its place."""
+
+    number: int
+    text: str
+    level: Level = Level.INFO
+    gap: int = 0
+
+
+def level_of(text: str) -> Level:
+    """The level that a line states near its start, or a failure that it names."""
+    if found := _WORD.search(text[:120]):
+        return _LEVELS.get(found[1], Level.ERROR)
+    return Level.ERROR if _FAILURE.search(text) else Level.INFO
+
+
+class FilterError(ValueError):
+    """A filter that is no regular expression."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A regular expression; a leading `!` keeps the lines that do not match."""
+
+    source: str
+    pattern: re.Pattern[str]
+    inverted: bool
+
+    def keeps(self, line: LogLine) -> bool:
+        """True where a line stays; gaps always stay."""
+        return bool(line.gap) or (self.pattern.search(line.text) is None) == self.inverted
+
+
+def parse_filter(source: str) -> Filter | None:
+    """The filter that a person wrote; None for nothing. Raises FilterError."""
+    inverted = source.startswith("!")
+    expression = source[1:] if inverted else source
+    if not expression:
+        return None
+    flags = re.NOFLAG if any(c.isupper() for c in expression) else re.IGNORECASE
+    try:
+        return Filter(source, re.compile(expression, flags), inverted)
+    except re.error as error:
+        raise FilterError(f"{error}") from error
+
+
+class LogBuffer:
+    """Up to 50,000 lines of one engine's log, in order; the oldest go first."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
+        self.lines: list[LogLine] = []
+        self.total = 0
+        """Lines in the engine's log, as last told."""
+        self.dropped = 0
+        """Entries removed from the front since the start; lets a view keep its place."""
+
+    @property
+    def first_number(self) -> int:
+        """Number of the oldest line held; 1 when the buffer is empty."""
+        return next((line.number for line in self.lines if not line.gap), 1)
+
+    @property
+    def last_number(self) -> int:
+        """Number of the newest line held; 0 when the buffer is empty."""
+        return self.lines[-1].number if self.lines else 0
+
+    @property
+    def is_full(self) -> bool:
+        """No older line fits."""
+        return len(self.lines) >= self._capacity
+
+    def append(self, window: LogWindow) -> list[LogLine]:
+        """Add newer lines; returns what was added, with a gap where lines are missing."""
+        self.total = max(self.total, window.total_lines)
+        known = self.last_number
+        added: list[LogLine] = []
+        missing = window.first_line - known - 1 if self.lines else 0
+        if gap := max(window.skipped, missing):
+            added.append(LogLine(window.first_line - 1, "", gap=gap))
+        added.extend(line for line in _lines_of(window) if not self.lines or line.number > known)
+        self.lines.extend(added)
+        self._drop_oldest()
+        return added
+
+    def prepend(self, window: LogWindow) -> int:
+        """Add older lines; returns how many."""
+        self.total = max(self.total, window.total_lines)
+        first = self.first_number if self.lines else window.total_lines + 1
+        older = [line for line in _lines_of(window) if line.number < first]
+        older = older[max(0, len(older) - (self._capacity - len(self.lines))) :]
+        self.lines[:0] = older
+        return len(older)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.lines.clear()
+        self.total = 0
+        self.dropped = 0
+
+    def _drop_oldest(self) -> None:
+        # Dropping in blocks keeps the price of a long-lived tail constant.
+        if len(self.lines) > self._capacity + _SPARE:
+            surplus = len(self.lines) - self._capacity
+            del self.lines[:surplus]
+            self.dropped += surplus
+
+
+def _lines_of(window: LogWindow) -> Iterable[LogLine]:
+    for number, raw in enumerate(window.lines, start=window.first_line):
+        text = sanitize_line(raw.expandtabs(4))
+        yield LogLine(number, text, level_of(text))

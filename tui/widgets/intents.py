@@ -1,0 +1,44 @@
+"""What screens ask of the app: messages, so that no screen needs to know another."""
+
+from textual.message import Message
+
+
+class OpenLogs(Message):
+    """Show the log of a model's engine, at a line where one is given."""
+
+    def __init__(self, model: str, line: int | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.line = line
+
+
+class AskLoad(Message):
+    """Ask whether to load a model."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.model = model
+
+
+class AskUnload(Message):
+    """Ask whether to unload a model."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.model = model
+
+
+class OpenDetails(Message):
+    """Show what is known about a model, its failure first."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__()
+        self.model = model
+
+
+class ShowCommand(Message):
+    """Show the command lines that do the same."""
+
+    def __init__(self, commands: list[tuple[str, str]]) -> None:
+        super().__init__()
+        self.commands = commands

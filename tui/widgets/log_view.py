@@ -1,0 +1,288 @@
+"""The log on the line API: any number of lines, follow that survives resizing, filter, search.
+
+Textual's own log widgets lose the end of the log when the terminal shrinks, and paint twice as
+much while a scrollbar moves; so position is shown as text and scrollbars are hidden.
+"""
+
+from collections.abc import Sequence
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from tui.state.log_buffer import Filter, Level, LogBuffer, LogLine
+from tui.state.log_rows import LogRows, Wanted
+from tui.text.fit import width_of
+
+_LEVELS = {Level.WARNING: "log--warning", Level.ERROR: "log--error", Level.DEBUG: "log--debug"}
+
+
+class LogView(ScrollView, can_focus=True):
+    """Shows a LogBuffer. The cursor is the last line while following."""
+
+    COMPONENT_CLASSES = {  # noqa: RUF012
+        "log--warning",
+        "log--error",
+        "log--debug",
+        "log--gap",
+        "log--match",
+        "log--cursor",
+        "log--range",
+    }
+
+    class Moved(Message):
+        """Position, follow, wrap, filter or content changed."""
+
+    class AtTop(Message):
+        """The oldest line held is in sight."""
+
+    def __init__(self, *, rule: str = "─", id: str | None = None) -> None:
+        super().__init__(id=id)
+        self.buffer = LogBuffer()
+        self.follow = True
+        self.cursor = 0
+        self.mark: int | None = None
+        self.last_filter: Filter | None = None
+        self._rows = LogRows()
+        self._rule = rule
+        self._seen_dropped = 0
+        self._dim = False
+
+    @property
+    def is_wrapped(self) -> bool:
+        """Long lines take several rows."""
+        return self._rows.wrap_width is not None
+
+    @property
+    def filter(self) -> Filter | None:
+        """What hides lines now."""
+        return self._rows.filter
+
+    @property
+    def shown(self) -> list[LogLine]:
+        """The lines that pass the filter."""
+        return self._rows.lines
+
+    @property
+    def current(self) -> LogLine | None:
+        """The line under the cursor."""
+        lines = self._rows.lines
+        if not lines:
+            return None
+        return lines[-1] if self.follow else lines[min(self.cursor, len(lines) - 1)]
+
+    def set_dim(self, dim: bool) -> None:
+        """Dim the log while the link is down."""
+        if dim != self._dim:
+            self._dim = dim
+            self.refresh()
+
+    def reset(self) -> None:
+        """Another engine: start empty and follow."""
+        self.buffer.clear()
+        self.follow, self.cursor, self.mark = True, 0, None
+        self._relayout()
+
+    def added(self, lines: Sequence[LogLine]) -> None:
+        """`lines` were appended to the buffer."""
+        if self.buffer.dropped != self._seen_dropped:
+            self._seen_dropped = self.buffer.dropped
+            self._relayout()
+            return
+        before = self._rows.height
+        self._rows.extend(lines)
+        self._resize_content()
+        if self.follow:
+            self._to_end()
+        elif before < self.scroll_offset.y + self.size.height:
+            self.refresh()
+        self.post_message(self.Moved())
+
+    def prepended(self) -> None:
+        """Older lines were put before the others."""
+        self._relayout()
+
+    def set_filter(self, wanted: Filter | None) -> None:
+        """Hide the lines that do not pass; remembers the filter for searching."""
+        self.last_filter = wanted or self.last_filter
+        self._rows.filter = wanted
+        self._relayout()
+
+    def toggle_wrap(self) -> None:
+        """Long lines on several rows, or cut."""
+        self._rows.wrap_width = None if self.is_wrapped else max(self.size.width, 1)
+        self._relayout()
+
+    def set_follow(self, follow: bool) -> None:
+        """Stay at the end, or where it is."""
+        if self.follow and not follow:
+            self.cursor = max(0, len(self._rows.lines) - 1)
+        self.follow = follow
+        if follow:
+            self._to_end()
+        self.refresh()
+        self.post_message(self.Moved())
+
+    def move(self, lines: int) -> None:
+        """Move the cursor; reaching for what is above the first line asks for more."""
+        if not self._rows.lines:
+            return
+        self.set_cursor((len(self._rows.lines) - 1 if self.follow else self.cursor) + lines)
+
+    def set_cursor(self, index: int) -> None:
+        """Put the cursor on a line and bring it into sight."""
+        last = len(self._rows.lines) - 1
+        self.cursor = max(0, min(index, last))
+        self.follow = False
+        row = self._rows.row_of(self.cursor) if last >= 0 else 0
+        top, height = self.scroll_offset.y, self.size.height
+        if row < top:
+            self.scroll_to(y=row, animate=False, immediate=True)
+        elif row >= top + height:
+            self.scroll_to(y=row - height + 1, animate=False, immediate=True)
+        self.refresh()
+        self.post_message(self.Moved())
+        if index <= 0:
+            self.post_message(self.AtTop())
+
+    def go_to_line(self, number: int) -> None:
+        """Put the cursor on line `number`, in the middle of the view."""
+        if not self._rows.lines:
+            return
+        index = self._rows.index_of(number)
+        self.set_cursor(index)
+        middle = self._rows.row_of(index) - self.size.height // 2
+        self.scroll_to(y=max(0, middle), animate=False, immediate=True)
+
+    def search(self, step: int, wanted: Wanted) -> bool:
+        """Go to the next line that is wanted; False: there is none."""
+        start = len(self._rows.lines) - 1 if self.follow else self.cursor
+        if self.follow and step < 0:
+            start += 1
+        found = self._rows.find(start, step, wanted)
+        if found is None:
+            return False
+        self.set_cursor(found)
+        return True
+
+    def toggle_mark(self) -> None:
+        """Start a range at the cursor, or drop it."""
+        if self.mark is not None:
+            self.mark = None
+        elif self._rows.lines:
+            self.set_follow(False)
+            self.mark = self.cursor
+        self.refresh()
+
+    def copy_text(self) -> str:
+        """The marked range, else the current line."""
+        if self.mark is None:
+            return self.current.text if self.current else ""
+        first, last = sorted((self.mark, self.cursor))
+        return "\n".join(line.text for line in self._rows.lines[first : last + 1])
+
+    def render_line(self, y: int) -> Strip:
+        """One row."""
+        row = self.scroll_offset.y + y
+        if row >= self._rows.height:
+            return Strip.blank(self.size.width, self.rich_style)
+        index, text = self._rows.text_at(row)
+        line = self._rows.lines[index]
+        base = self._row_style(index, line)
+        if line.gap:
+            return Strip([Segment(self._gap_text(line.gap), base)], self.size.width)
+        left = 0 if self.is_wrapped else self.scroll_offset.x
+        strip = Strip(self._segments(text, base))
+        return strip.crop_extend(left, left + self.size.width, base)
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Tell that the position changed, and when its start is in sight."""
+        super().watch_scroll_y(old_value, new_value)
+        self.post_message(self.Moved())
+        if new_value < 1 and old_value >= 1:
+            self.post_message(self.AtTop())
+
+    def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        """Looking back ends following."""
+        if self.follow and self._rows.height > self.size.height:
+            self.set_follow(False)
+
+    def on_resize(self) -> None:
+        """Another size: wrap again, and stay at the end when following."""
+        if self.is_wrapped and self._rows.wrap_width != self.size.width:
+            self._rows.wrap_width = max(self.size.width, 1)
+            self._relayout()
+        elif self.follow:
+            self._to_end()
+
+    def on_click(self, event: events.Click) -> None:
+        """Put the cursor on the clicked line."""
+        if self._rows.lines:
+            self.set_cursor(self._rows.at_row(self.scroll_offset.y + event.y))
+
+    def _relayout(self) -> None:
+        """Lay out all lines again and stay on the same ones."""
+        lines = self._rows.lines
+        cursor = lines[self.cursor].number if self.cursor < len(lines) else None
+        top = lines[self._rows.at_row(self.scroll_offset.y)].number if lines else None
+        self._rows.rebuild(self.buffer.lines)
+        self.mark = None
+        self._resize_content()
+        if self.follow or not self._rows.lines:
+            self._to_end()
+        else:
+            self.cursor = self._rows.index_of(cursor or 1)
+            row = self._rows.row_of(self._rows.index_of(top or 1))
+            self.scroll_to(y=row, animate=False, immediate=True)
+        self.refresh()
+        self.post_message(self.Moved())
+
+    def _resize_content(self) -> None:
+        width = self.size.width if self.is_wrapped else self._rows.longest
+        self.virtual_size = Size(width, self._rows.height)
+
+    def _to_end(self) -> None:
+        end = max(0, self._rows.height - self.size.height)
+        if end != self.scroll_offset.y:
+            self.scroll_to(y=end, animate=False, immediate=True)
+        self.refresh(Region(0, 0, self.size.width, self.size.height))
+
+    def _row_style(self, index: int, line: LogLine) -> Style:
+        style = self.rich_style
+        name = "log--gap" if line.gap else _LEVELS.get(line.level)
+        if name:
+            style += self.get_component_rich_style(name, partial=True)
+        if not self.follow and index == self.cursor:
+            style += self.get_component_rich_style("log--cursor", partial=True)
+        elif self._in_range(index):
+            style += self.get_component_rich_style("log--range", partial=True)
+        return style + Style(dim=True) if self._dim else style
+
+    def _in_range(self, index: int) -> bool:
+        if self.mark is None:
+            return False
+        first, last = sorted((self.mark, self.cursor))
+        return first <= index <= last
+
+    def _segments(self, text: str, base: Style) -> list[Segment]:
+        wanted = self._rows.filter or self.last_filter
+        if wanted is None or wanted.inverted:
+            return [Segment(text, base)]
+        match = base + self.get_component_rich_style("log--match", partial=True)
+        segments, end = [], 0
+        for found in wanted.pattern.finditer(text):
+            if found.end() > found.start():
+                segments.append(Segment(text[end : found.start()], base))
+                segments.append(Segment(found[0], match))
+                end = found.end()
+        return [*segments, Segment(text[end:], base)]
+
+    def _gap_text(self, gap: int) -> str:
+        said = f" {gap:,} lines skipped: this terminal could not keep up (kept on the server) "
+        if width_of(said) > self.size.width - 4:
+            said = f" {gap:,} lines skipped "
+        return said.center(self.size.width, self._rule)[: self.size.width]
