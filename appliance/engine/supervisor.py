@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
 from appliance.engine.command import EngineSpec, build_argv, build_env
 from appliance.engine.connection import EngineConnections
 from appliance.engine.environments import EnvironmentRecord
@@ -17,8 +19,8 @@ from appliance.engine.failure import classify
 from appliance.engine.health import is_ready
 from appliance.engine.logs import EngineLog
 from appliance.engine.process import EngineProcess
-from appliance.engine.progress import LoadTracker
 from appliance.engine.proctree import boot_id
+from appliance.engine.progress import LoadTracker
 from appliance.engine.records import EngineRecord, argv_digest, remove_record, write_record
 from appliance.engine.state import ENDED, may_follow
 from appliance.protocol.engines import (
@@ -92,6 +94,7 @@ class EngineSupervisor:
         self._stop_reason: str | None = None
         self._crash: str | None = None
         self._stalled = False
+        self._ending = asyncio.Event()
 
     @property
     def has_ended(self) -> bool:
@@ -157,6 +160,7 @@ class EngineSupervisor:
         if self._stop_reason is not None or self.has_ended:
             return
         self._stop_reason = reason
+        self._ending.set()
         if self._process is not None:
             self._to(EngineState.STOPPING, reason)
             self._process.terminate()
@@ -202,16 +206,8 @@ class EngineSupervisor:
                 )
             )
             return None
-        completed = EngineRecord(
-            id=record.id,
-            model=record.model,
-            argv_digest=record.argv_digest,
-            devices=record.devices,
-            socket=record.socket,
-            boot_id=record.boot_id,
-            created_at=record.created_at,
-            pid=process.pid,
-            start_ticks=process.start_ticks,
+        completed = msgspec.structs.replace(
+            record, pid=process.pid, start_ticks=process.start_ticks
         )
         await asyncio.to_thread(write_record, self._records, completed)
         return process
@@ -225,16 +221,20 @@ class EngineSupervisor:
         ended = asyncio.create_task(process.wait())
         try:
             await self._become_ready(process, ended, on_ready)
-            while not ended.done() and self._stop_reason is None and self._crash is None:
-                await asyncio.wait({ended}, timeout=0.2)
-            if self._crash is not None:
-                process.kill()
+            await self._until_end_begins(ended)
             if not ended.done():
                 await process.wait_ended()
             self._explain_end(await ended)
         finally:
             if not ended.done():
                 ended.cancel()
+
+    async def _until_end_begins(self, ended: asyncio.Task[int]) -> None:
+        ending = asyncio.create_task(self._ending.wait())
+        try:
+            await asyncio.wait({ended, ending}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ending.cancel()
 
     async def _become_ready(
         self, process: EngineProcess, ended: asyncio.Task[int], on_ready: Callable[[], None]
@@ -252,6 +252,7 @@ class EngineSupervisor:
                 self._changed()
             if now - self._last_sign > self._limits.stall_s:
                 self._stalled = True
+                self._ending.set()
                 process.kill()
                 return
             await asyncio.wait({ended}, timeout=_PROBE_EVERY_S)
@@ -270,6 +271,7 @@ class EngineSupervisor:
     def _on_worker_death(self, name: str) -> None:
         if self._stop_reason is None and self._crash is None:
             self._crash = f"Its process {name} ended unexpectedly."
+            self._ending.set()
             if self._process is not None:
                 self._process.kill()
 
@@ -313,14 +315,11 @@ class EngineSupervisor:
             cause, message = FailureCause.KILLED, self._crash
         if cause is failure.cause and message == failure.message:
             return failure
-        return Failure(
+        return msgspec.structs.replace(
+            failure,
             cause=cause,
             message=message,
             hint="Read the engine's log; loading it again may work.",
-            at=failure.at,
-            attempts=failure.attempts,
-            log_line=failure.log_line,
-            last_lines=failure.last_lines,
         )
 
     def _fail(self, failure: Failure) -> None:

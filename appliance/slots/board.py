@@ -1,0 +1,194 @@
+"""What is known about all slots: read by everybody, changed only by the scheduler."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from appliance.config.settings import SlotSettings
+from appliance.engine.supervisor import EngineSupervisor
+from appliance.estimate.estimator import Estimate, estimate
+from appliance.protocol.devices import Device
+from appliance.protocol.engines import Engine
+from appliance.protocol.events import Event, ModelChanged
+from appliance.protocol.models import Model
+from appliance.protocol.placement import PlanVerdict
+from appliance.protocol.system import Totals
+from appliance.registry.registry import KnownModel, Registry
+from appliance.slots.history import LoadHistory
+from appliance.slots.monitor import DeviceMonitor
+from appliance.slots.planner import DeviceRoom, Plan, PlanRequest, Resident, plan
+from appliance.slots.rates import RequestRate
+from appliance.slots.slot import Running, Slot
+from appliance.slots.views import model_view, verdict
+
+_NOTHING = Estimate(weights_bytes=0, kv_cache_bytes=0, runtime_bytes=0)
+
+
+class SlotBoard:
+    """Slots by model, and the views on them."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        monitor: DeviceMonitor,
+        history: LoadHistory,
+        settings: SlotSettings,
+        slots: dict[str, Slot],
+        publish: Callable[[Event], None],
+    ) -> None:
+        self._registry = registry
+        self._monitor = monitor
+        self._history = history
+        self._settings = settings
+        self._slots = slots
+        self._publish = publish
+        self._changed: set[str] = set()
+        self.wake = asyncio.Event()
+        """Set whenever a decision may have changed."""
+        self.rate = RequestRate()
+
+    def slot(self, model: str) -> Slot:
+        """The slot of a known model. Raises ModelNotFoundError."""
+        self._registry.get(model)
+        slot = self._slots.get(model)
+        if slot is None:
+            slot = self._slots[model] = Slot(model=model)
+        return slot
+
+    def touch(self, slot: Slot) -> None:
+        """The slot changed: decide again soon, tell people soon."""
+        self._changed.add(slot.model)
+        self.wake.set()
+
+    def flush_changes(self) -> None:
+        """Publish the models that changed since the last call (a few times a second)."""
+        changed, self._changed = self._changed, set()
+        for model in changed:
+            if model in self._slots:
+                self._publish(ModelChanged(model=self.model(model)))
+
+    def tell(self, slot: Slot) -> None:
+        """Publish one model now."""
+        self._changed.discard(slot.model)
+        self._publish(ModelChanged(model=self.model(slot.model)))
+
+    def running(self) -> list[Running]:
+        """All engines that are not over."""
+        return [slot.running for slot in self._slots.values() if slot.running is not None]
+
+    def devices(self) -> list[Device]:
+        """The devices with what is on them."""
+        return self._monitor.devices()
+
+    def rooms(self) -> list[DeviceRoom]:
+        """The devices for the planner."""
+        return self._monitor.rooms()
+
+    def totals(self) -> Totals:
+        """Rates of the whole server."""
+        return Totals(
+            requests_per_s=self.rate.per_second(time.monotonic()),
+            tokens_per_s=round(sum(each.tokens_per_s or 0.0 for each in self.running()), 1),
+            requests_total=sum(slot.requests_total for slot in self._slots.values()),
+        )
+
+    def model(self, model: str) -> Model:
+        """One model as it is now. Raises ModelNotFoundError."""
+        known = self._registry.get(model)
+        return model_view(
+            known,
+            self.slot(model),
+            need_bytes=self.estimate(known).total_bytes,
+            idle_timeout_s=self.idle_timeout_s(known),
+            now=time.monotonic(),
+        )
+
+    def models(self) -> list[Model]:
+        """All models, oldest first."""
+        return [self.model(known.id) for known in self._registry.models()]
+
+    def engines(self) -> list[Engine]:
+        """Running engines, and for each model the one that ended last."""
+        return [supervisor.view() for supervisor in self._supervisors()]
+
+    def engine(self, ref: str) -> EngineSupervisor | None:
+        """An engine by its id, or the newest one of a model."""
+        slot = self._slots.get(ref)
+        if slot is not None:
+            return slot.running.supervisor if slot.running else slot.last
+        return next((each for each in self._supervisors() if each.id == ref), None)
+
+    def estimate(self, known: KnownModel) -> Estimate:
+        """Memory per rank on this machine's devices."""
+        if known.facts is None:
+            return _NOTHING
+        return estimate(known.facts, known.settings, known.context_length, self._monitor.kind)
+
+    def idle_timeout_s(self, known: KnownModel) -> float:
+        """Seconds; negative: it stays."""
+        if known.settings.pinned or known.settings.always_on:
+            return -1.0
+        own = known.settings.idle_timeout_s
+        return self._settings.idle_timeout_s if own is None else own
+
+    def plan(self, known: KnownModel, wanted: Estimate, rooms: list[DeviceRoom]) -> Plan:
+        """The planner's decision for a model, with these devices."""
+        return plan(
+            rooms,
+            [self._resident(each) for each in self.running()],
+            PlanRequest(
+                model=known.id,
+                need_bytes=wanted.total_bytes,
+                tp_size=known.settings.tp_size,
+                devices=frozenset(known.settings.devices),
+            ),
+        )
+
+    def dry_run(self, model: str) -> PlanVerdict:
+        """What a load would do now, without doing it. Raises ModelNotFoundError."""
+        running = self.slot(model).running
+        known = self._registry.get(model)
+        wanted = self.estimate(known)
+        is_up = running is not None and not running.is_leaving
+        return verdict(
+            None if is_up else self.plan(known, wanted, self.rooms()),
+            wanted,
+            model=model,
+            placement=running.supervisor.placement if running and is_up else None,
+            load_s=self._history.median_load_s(model),
+            loads=len(self._history.of_model(model)),
+        )
+
+    def expected_wait_s(self, slot: Slot) -> float | None:
+        """How long a load of this model still takes, by earlier ones."""
+        progress = slot.running.supervisor.view().progress if slot.running else None
+        if progress is not None and progress.eta_s is not None:
+            return max(progress.eta_s, 1.0)
+        return self._history.median_load_s(slot.model)
+
+    def _supervisors(self) -> list[EngineSupervisor]:
+        found = []
+        for slot in self._slots.values():
+            if slot.running is not None:
+                found.append(slot.running.supervisor)
+            if slot.last is not None:
+                found.append(slot.last)
+        return found
+
+    def _resident(self, running: Running) -> Resident:
+        supervisor = running.supervisor
+        settings = self._registry.get(supervisor.model).settings
+        ranks = len(supervisor.placement.shares)
+        return Resident(
+            engine_id=supervisor.id,
+            model=supervisor.model,
+            bytes_by_device={
+                share.device_id: max(share.memory_bytes, supervisor.memory_bytes // ranks)
+                for share in supervisor.placement.shares
+            },
+            last_used=running.last_used,
+            is_busy=running.in_flight > 0 or running.ready_since is None,
+            is_pinned=settings.pinned or settings.always_on,
+            is_leaving=running.is_leaving,
+        )

@@ -1,0 +1,59 @@
+"""How long earlier loads took: in memory for estimates, in the store for the next start."""
+
+import hashlib
+from collections import deque
+from statistics import median
+
+import msgspec
+
+from appliance.protocol.models import ModelSettings
+from appliance.store.database import Database
+from appliance.store.models import LoadRecord, add_load, all_loads
+
+_KEPT = 8
+
+
+class LoadHistory:
+    """Loads by the fingerprint of their configuration."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._loads: dict[str, deque[LoadRecord]] = {}
+
+    async def load(self) -> None:
+        """Read the newest loads from the store."""
+        for record in await self._database.read(lambda: all_loads(_KEPT)):
+            self._remember(record)
+
+    def of(self, fingerprint: str) -> list[LoadRecord]:
+        """Earlier loads of this configuration, oldest first."""
+        return list(self._loads.get(fingerprint, ()))
+
+    def of_model(self, model: str) -> list[LoadRecord]:
+        """Earlier loads of a model in any configuration."""
+        return [load for loads in self._loads.values() for load in loads if load.model == model]
+
+    def median_load_s(self, model: str) -> float | None:
+        """Seconds, or None if it was never loaded here."""
+        loads = self.of_model(model)
+        return round(median(load.load_s for load in loads), 1) if loads else None
+
+    async def add(self, record: LoadRecord) -> None:
+        """Remember a load for good."""
+        self._remember(record)
+        await self._database.write(lambda: add_load(record))
+
+    def _remember(self, record: LoadRecord) -> None:
+        self._loads.setdefault(record.fingerprint, deque(maxlen=_KEPT)).append(record)
+
+
+def fingerprint(model: str, settings: ModelSettings, environment: str, context: int) -> str:
+    """Hash of all that decides how long a load takes and how much memory the engine needs."""
+    relevant = msgspec.json.encode(
+        [
+            model, environment, context, settings.path, settings.dtype, settings.tp_size,
+            settings.kv_cache_bytes, settings.max_sequences, settings.extra_args,
+            sorted(settings.env.items()),
+        ]
+    )  # fmt: skip
+    return hashlib.sha256(relevant).hexdigest()[:16]

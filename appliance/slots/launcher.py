@@ -1,0 +1,93 @@
+"""From a decision to an engine: specification, environment, log file, supervisor."""
+
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from appliance.config.paths import Paths
+from appliance.config.settings import EngineSettings
+from appliance.engine.command import EngineSpec
+from appliance.engine.environments import EnvironmentRecord, EnvironmentStore
+from appliance.engine.supervisor import EngineLimits, EngineSupervisor
+from appliance.estimate.estimator import Estimate
+from appliance.protocol.devices import DeviceKind
+from appliance.protocol.events import Event
+from appliance.registry.registry import KnownModel
+from appliance.slots.history import LoadHistory, fingerprint
+from appliance.slots.planner import DeviceRoom
+from appliance.slots.views import placement_of
+
+
+class EngineLauncher:
+    """Prepares engines on this machine."""
+
+    def __init__(
+        self,
+        *,
+        paths: Paths,
+        settings: EngineSettings,
+        environments: EnvironmentStore,
+        history: LoadHistory,
+        publish: Callable[[Event], None],
+    ) -> None:
+        self._paths = paths
+        self._settings = settings
+        self._environments = environments
+        self._history = history
+        self._publish = publish
+
+    def environment(self, known: KnownModel) -> EnvironmentRecord:
+        """The engine environment that the model gets. Raises EngineEnvironmentError."""
+        return self._environments.get(known.settings.environment or self._settings.environment)
+
+    def fingerprint(self, known: KnownModel, environment: EnvironmentRecord) -> str:
+        """The configuration whose loads are comparable."""
+        return fingerprint(known.id, known.settings, environment.name, known.context_length)
+
+    def prepare(
+        self,
+        known: KnownModel,
+        rooms: Sequence[DeviceRoom],
+        kind: DeviceKind,
+        estimate: Estimate,
+        attempts: int,
+    ) -> EngineSupervisor:
+        """An engine that is ready to run on these devices. Raises EngineEnvironmentError."""
+        environment = self.environment(known)
+        engine_id = f"eng_{secrets.token_hex(8)}"
+        spec = EngineSpec(
+            engine_id=engine_id,
+            model=known.id,
+            settings=known.settings,
+            context_length=known.context_length,
+            kv_cache_bytes=estimate.kv_cache_bytes,
+            need_bytes=estimate.total_bytes,
+            device_kind=kind,
+            device_indices=tuple(room.index for room in rooms),
+            device_bytes=min(room.total_bytes for room in rooms),
+            socket=self._paths.engine_records / f"{engine_id}.sock",
+            cache=self._paths.cache,
+        )
+        return EngineSupervisor(
+            spec,
+            placement_of(rooms, estimate),
+            environment,
+            log_file=self._log_file(known.id, engine_id),
+            records=self._paths.engine_records,
+            limits=EngineLimits(
+                stall_s=self._settings.stall_timeout_s, stop_s=self._settings.stop_timeout_s
+            ),
+            earlier_loads=self._history.of(self.fingerprint(known, environment)),
+            attempts=attempts,
+            publish=self._publish,
+        )
+
+    def _log_file(self, model: str, engine_id: str) -> Path:
+        """A new log; the oldest ones of the model go."""
+        slug = re.sub(r"[^A-Za-z0-9._-]", "_", model)
+        directory = self._paths.engine_logs
+        old = sorted(directory.glob(f"{slug}.eng_*.log"), key=lambda file: file.stat().st_mtime)
+        for file in old[: max(len(old) - self._settings.keep_logs + 1, 0)]:
+            file.unlink(missing_ok=True)
+        return directory / f"{slug}.{engine_id}.log"

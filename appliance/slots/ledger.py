@@ -1,0 +1,104 @@
+"""What is on each device: promised, measured, used by others, free. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from appliance.gpu.reading import Reading
+from appliance.protocol.devices import Device, DeviceKind, Occupant
+from appliance.slots.planner import DeviceRoom
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holding:
+    """What one engine holds on one device, in bytes. `pids` are its processes."""
+
+    occupant: Occupant
+    device_id: str
+    pids: frozenset[int]
+    is_starting: bool
+
+
+def used_by(holding: Holding, reading: Reading) -> int:
+    """Measured bytes: the driver's figure for its processes, else what was sampled."""
+    if reading.kind is DeviceKind.GPU:
+        return sum(reading.used_by_pid.get(pid, 0) for pid in holding.pids)
+    return holding.occupant.used_bytes
+
+
+def device_view(reading: Reading, holdings: Sequence[Holding], reserve_bytes: int) -> Device:
+    """A device as people see it."""
+    mine = [holding for holding in holdings if holding.device_id == reading.id]
+    used = {holding.occupant.engine_id: used_by(holding, reading) for holding in mine}
+    ours = sum(used.values())
+    reserved = sum(_promised(holding, reading) for holding in mine)
+    other = _used_by_others(reading, ours)
+    return Device(
+        id=reading.id,
+        index=reading.index,
+        name=reading.name,
+        kind=reading.kind,
+        total_bytes=reading.total_bytes,
+        used_bytes=ours + other,
+        other_bytes=other,
+        reserved_bytes=reserved,
+        free_bytes=max(_free(reading, mine, reserve_bytes), 0),
+        occupants=[_measured(holding, used) for holding in mine],
+        utilization_ratio=reading.utilization_ratio,
+        temperature_c=reading.temperature_c,
+        power_w=reading.power_w,
+        problem=reading.problem,
+    )
+
+
+def device_room(reading: Reading, holdings: Sequence[Holding], reserve_bytes: int) -> DeviceRoom:
+    """A device as the planner sees it."""
+    mine = [holding for holding in holdings if holding.device_id == reading.id]
+    return DeviceRoom(
+        id=reading.id,
+        index=reading.index,
+        total_bytes=max(reading.total_bytes - reserve_bytes, 0),
+        free_bytes=_free(reading, mine, reserve_bytes),
+        is_usable=reading.problem is None,
+        is_starting=any(holding.is_starting for holding in mine),
+    )
+
+
+def _promised(holding: Holding, reading: Reading) -> int:
+    """An engine that takes more than planned counts with what it takes."""
+    return max(holding.occupant.reserved_bytes, used_by(holding, reading))
+
+
+def _free(reading: Reading, mine: Sequence[Holding], reserve_bytes: int) -> int:
+    """The smaller of ledger and reading.
+
+    What is available now will still shrink by what our engines were promised and have not taken.
+    """
+    promised = sum(_promised(holding, reading) for holding in mine)
+    by_ledger = reading.total_bytes - promised
+    if reading.available_bytes is None:
+        return by_ledger - reserve_bytes
+    outstanding = sum(_promised(holding, reading) - used_by(holding, reading) for holding in mine)
+    return min(by_ledger, reading.available_bytes - outstanding) - reserve_bytes
+
+
+def _used_by_others(reading: Reading, ours: int) -> int:
+    """Memory that is neither ours nor available; on the CPU only what cuts into our budget."""
+    if reading.available_bytes is None:
+        return 0
+    return min(
+        max(reading.total_bytes - reading.available_bytes - ours, 0),
+        max(reading.total_bytes - ours, 0),
+    )
+
+
+def _measured(holding: Holding, used: dict[str, int]) -> Occupant:
+    occupant = holding.occupant
+    return Occupant(
+        model=occupant.model,
+        engine_id=occupant.engine_id,
+        reserved_bytes=occupant.reserved_bytes,
+        used_bytes=used[occupant.engine_id],
+        weights_bytes=occupant.weights_bytes,
+        kv_cache_bytes=occupant.kv_cache_bytes,
+        rank=occupant.rank,
+    )

@@ -1,0 +1,211 @@
+"""From launch to end: what happens to a slot when its engine starts, is ready, ends."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from appliance.config.settings import EngineSettings
+from appliance.engine.supervisor import EngineSupervisor
+from appliance.errors import DoesNotFitError, EngineEnvironmentError, UnavailableError
+from appliance.estimate.estimator import Estimate
+from appliance.protocol.devices import DeviceKind
+from appliance.protocol.engines import Failure, FailureCause
+from appliance.protocol.events import AlertRaised, EngineRemoved, Event, Swapped
+from appliance.protocol.system import Alert
+from appliance.registry.registry import KnownModel, Registry
+from appliance.slots.backoff import attempts_after, pause_s
+from appliance.slots.board import SlotBoard
+from appliance.slots.history import LoadHistory
+from appliance.slots.launcher import EngineLauncher
+from appliance.slots.leases import LeaseDesk, load_failed
+from appliance.slots.monitor import DeviceMonitor
+from appliance.slots.planner import DeviceRoom
+from appliance.slots.slot import Running, Slot
+from appliance.store.models import LoadRecord
+
+logger = logging.getLogger(__name__)
+
+
+class EngineLives:
+    """Runs the engines' tasks; part of the scheduler."""
+
+    def __init__(
+        self,
+        *,
+        board: SlotBoard,
+        desk: LeaseDesk,
+        registry: Registry,
+        launcher: EngineLauncher,
+        monitor: DeviceMonitor,
+        history: LoadHistory,
+        settings: EngineSettings,
+        publish: Callable[[Event], None],
+    ) -> None:
+        self._board = board
+        self._desk = desk
+        self._registry = registry
+        self._launcher = launcher
+        self._monitor = monitor
+        self._history = history
+        self._settings = settings
+        self._publish = publish
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def finish(self) -> None:
+        """Until every engine's task is over."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def launch(
+        self, slot: Slot, known: KnownModel, rooms: tuple[DeviceRoom, ...], wanted: Estimate
+    ) -> None:
+        """Start an engine for the slot."""
+        kind: DeviceKind = self._monitor.kind
+        try:
+            supervisor = self._launcher.prepare(known, rooms, kind, wanted, slot.attempts + 1)
+        except EngineEnvironmentError as error:
+            self.give_up(slot, FailureCause.NO_ENVIRONMENT, error.message, error.hint)
+            return
+        slot.waits_for = None
+        task = self._own(self._live(slot, supervisor))
+        slot.running = Running(supervisor, wanted, task, last_used=time.monotonic())
+        self._board.touch(slot)
+
+    def give_up(self, slot: Slot, cause: FailureCause, message: str, hint: str) -> None:
+        """It cannot be started as things are: tell all who wait, try again later if wanted."""
+        slot.attempts += 1
+        is_final = cause is not FailureCause.DOES_NOT_FIT
+        pause = self._pause_s(slot, was_ready=False) if is_final else 0.0
+        failure = Failure(
+            cause=cause,
+            message=message,
+            hint=hint,
+            at=datetime.now(UTC),
+            attempts=slot.attempts,
+        )
+        self._fail_slot(slot, failure, pause)
+        if cause is FailureCause.DOES_NOT_FIT:
+            # Who asks later is answered by the memory that is there then.
+            slot.retry_at = time.monotonic() + self._settings.retry_first_s
+            self._desk.fail_all(slot, lambda: DoesNotFitError(message, hint=hint))
+        else:
+            self._desk.fail_all(slot, lambda: load_failed(slot.model, failure, pause))
+        self._swap_over(slot)
+        self._board.touch(slot)
+
+    async def _live(self, slot: Slot, supervisor: EngineSupervisor) -> None:
+        await supervisor.run(lambda: self._became_ready(slot))
+        running = slot.running
+        assert running is not None
+        if not await self._monitor.wait_freed(running.pids):
+            logger.error("engine.memory_not_freed model=%s", slot.model)
+        self._ended(slot, running)
+
+    def _became_ready(self, slot: Slot) -> None:
+        running = slot.running
+        assert running is not None
+        now = time.monotonic()
+        running.ready_since = running.last_used = now
+        slot.wanted_since, slot.failure, slot.retry_at = None, None, None
+        self._desk.grant_all(slot, running)
+        if slot.swap_started is not None and slot.swap_evicted:
+            duration_s = round(now - slot.swap_started, 3)
+            logger.info(
+                "slots.swapped model=%s evicted=%s duration_s=%s",
+                slot.model, ",".join(slot.swap_evicted), duration_s,
+            )  # fmt: skip
+            self._publish(
+                Swapped(
+                    at=datetime.now(UTC),
+                    model=slot.model,
+                    evicted=slot.swap_evicted,
+                    duration_s=duration_s,
+                )
+            )
+        self._swap_over(slot)
+        self._own(self._remember(running.supervisor))
+        self._board.touch(slot)
+
+    def _ended(self, slot: Slot, running: Running) -> None:
+        supervisor = running.supervisor
+        if slot.last is not None:
+            self._publish(EngineRemoved(id=slot.last.id))
+        slot.running, slot.last = None, supervisor
+        if supervisor.failure is not None:
+            self._ended_by_failure(slot, running, supervisor.failure)
+        elif running.ready_since is None:
+            self._swap_over(slot)
+            self._desk.fail_all(
+                slot,
+                lambda: UnavailableError(
+                    f"The load of {slot.model!r} was stopped.", hint="Ask again."
+                ),
+            )
+        self._board.touch(slot)
+        self._board.tell(slot)
+
+    def _ended_by_failure(self, slot: Slot, running: Running, failure: Failure) -> None:
+        was_ready = running.ready_since is not None
+        ready_s = None if running.ready_since is None else time.monotonic() - running.ready_since
+        slot.attempts = attempts_after(slot.attempts, ready_s)
+        pause = self._pause_s(slot, was_ready=was_ready)
+        self._fail_slot(slot, failure, pause)
+        self._swap_over(slot)
+        if not was_ready or pause is None:
+            self._desk.fail_all(slot, lambda: load_failed(slot.model, failure, pause))
+
+    def _fail_slot(self, slot: Slot, failure: Failure, pause: float | None) -> None:
+        """Remember and announce why; `pause` None: until a person acts."""
+        slot.wanted_since, slot.waits_for = None, None
+        slot.retry_at = None if pause is None else time.monotonic() + pause
+        retry = None if pause is None else datetime.now(UTC) + timedelta(seconds=pause)
+        slot.failure = msgspec.structs.replace(failure, attempts=slot.attempts, retry_at=retry)
+        self._publish(
+            AlertRaised(
+                alert=Alert(
+                    id=f"failure:{slot.model}",
+                    at=failure.at,
+                    severity="error",
+                    message=f"{slot.model}: {failure.message}",
+                    hint=failure.hint,
+                    model=slot.model,
+                    engine_id=slot.last.id if slot.last else None,
+                )
+            )
+        )
+
+    def _pause_s(self, slot: Slot, *, was_ready: bool) -> float | None:
+        return pause_s(
+            slot.attempts,
+            was_ready=was_ready,
+            first_s=self._settings.retry_first_s,
+            most_s=self._settings.retry_most_s,
+            max_attempts=self._settings.max_attempts,
+        )
+
+    async def _remember(self, supervisor: EngineSupervisor) -> None:
+        known = self._registry.get(supervisor.model)
+        await self._history.add(
+            LoadRecord(
+                model=supervisor.model,
+                fingerprint=self._launcher.fingerprint(known, supervisor.environment),
+                load_s=supervisor.load_s or 0.0,
+                phases=supervisor.phases,
+                memory_bytes=await asyncio.to_thread(supervisor.measure),
+                at=datetime.now(UTC),
+            )
+        )
+
+    def _own(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    @staticmethod
+    def _swap_over(slot: Slot) -> None:
+        slot.swap_started, slot.swap_evicted = None, []

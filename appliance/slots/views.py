@@ -1,0 +1,124 @@
+"""Models and plans as others see them. Pure but for the clock that the caller gives."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from appliance.estimate.estimator import Estimate
+from appliance.protocol.engines import EngineState
+from appliance.protocol.models import Model
+from appliance.protocol.placement import Placement, PlanVerdict, Share
+from appliance.registry.registry import KnownModel
+from appliance.slots.planner import DeviceRoom, Evict, Place, Plan, Refuse, Wait
+from appliance.slots.slot import Running, Slot
+
+
+def model_state(slot: Slot) -> EngineState:
+    """One word for a model: its engine's state, or what it waits for."""
+    if slot.running is not None:
+        return slot.running.supervisor.state
+    if slot.oldest_wish() is not None:
+        return EngineState.FREEING if slot.swap_evicted else EngineState.QUEUED
+    if slot.failure is not None:
+        return EngineState.FAILED
+    return EngineState.STOPPED
+
+
+def model_view(
+    known: KnownModel, slot: Slot, *, need_bytes: int, idle_timeout_s: float, now: float
+) -> Model:
+    """A model at the monotonic time `now`; `idle_timeout_s` is the one that counts for it."""
+    running = slot.running
+    supervisor = running.supervisor if running else slot.last
+    engine = supervisor.view() if supervisor else None
+    is_up = running is not None
+    return Model(
+        id=known.id,
+        settings=known.settings,
+        state=model_state(slot),
+        architecture=known.facts.architecture if known.facts else "unknown",
+        context_length=known.context_length,
+        weights_bytes=known.facts.weights_bytes if known.facts else 0,
+        need_bytes=need_bytes,
+        created_at=known.created_at,
+        engine_id=engine.id if engine else None,
+        placement=engine.placement if engine and is_up else None,
+        progress=engine.progress if engine and is_up else None,
+        failure=slot.failure,
+        waiting=sum(not waiter.granted.done() for waiter in slot.waiters),
+        waits_for=slot.waits_for if running is None else None,
+        in_flight=running.in_flight if running else 0,
+        memory_bytes=engine.memory_bytes if engine and is_up else 0,
+        last_used_at=slot.last_used_at,
+        idle_unload_at=_idle_unload_at(running, idle_timeout_s, now),
+        tokens_per_s=running.tokens_per_s if running else None,
+        ttft_p95_s=percentile(sorted(slot.first_token_s), 0.95),
+        requests_total=slot.requests_total,
+    )
+
+
+def percentile(ordered: list[float], share: float) -> float | None:
+    """Nearest rank of ascending values."""
+    if not ordered:
+        return None
+    return round(ordered[min(int(len(ordered) * share), len(ordered) - 1)], 3)
+
+
+def _idle_unload_at(running: Running | None, idle_timeout_s: float, now: float) -> datetime | None:
+    if running is None or idle_timeout_s < 0 or running.in_flight or not running.takes_requests:
+        return None
+    left = running.last_used + idle_timeout_s - now
+    return datetime.now(UTC) + timedelta(seconds=max(left, 0.0))
+
+
+def verdict(
+    decision: Plan | None,
+    wanted: Estimate,
+    *,
+    model: str,
+    placement: Placement | None,
+    load_s: float | None,
+    loads: int,
+) -> PlanVerdict:
+    """A plan in words; `decision` is None for a model that is up already."""
+    evicts: list[str] = []
+    match decision:
+        case None:
+            name, message = "loaded", f"{model} is loaded already."
+        case Place(devices):
+            placement = placement_of(devices, wanted)
+            name, message = "place", f"{model} fits on {_on(devices)} as things are."
+        case Evict(victims, devices):
+            placement = placement_of(devices, wanted)
+            evicts = sorted({victim.model for victim in victims})
+            name, message = "evict", f"{', '.join(evicts)} would be unloaded from {_on(devices)}."
+        case Wait(reason, residents, devices):
+            placement = placement_of(devices, wanted)
+            evicts = sorted({resident.model for resident in residents})
+            name, message = "wait", f"{model} {reason}, then it goes to {_on(devices)}."
+        case Refuse(text, hint):
+            name, message = "refuse", f"{text} {hint}"
+    return PlanVerdict(
+        verdict=name,
+        message=message,
+        need_bytes=wanted.total_bytes,
+        placement=placement,
+        evicts=evicts,
+        load_s=load_s,
+        loads=loads,
+    )
+
+
+def placement_of(rooms: Sequence[DeviceRoom], wanted: Estimate) -> Placement:
+    """The wire form of a decision."""
+    return Placement(
+        shares=[
+            Share(device_id=room.id, device_index=room.index, memory_bytes=wanted.total_bytes)
+            for room in rooms
+        ],
+        tp_size=len(rooms),
+    )
+
+
+def _on(devices: Sequence[DeviceRoom]) -> str:
+    word = "device" if len(devices) == 1 else "devices"
+    return f"{word} {', '.join(str(device.index) for device in devices)}"
