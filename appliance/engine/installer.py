@@ -133,7 +133,9 @@ def _install_packages(directory: Path, platform: str, report: Report, lock_fd: i
     torch = next(line for line in requirements if line.startswith("torch=="))
     try:
         pip("--no-deps", torch, total=1)
-    except EngineEnvironmentError:
+    except EngineEnvironmentError as error:
+        if "No matching distribution" not in error.message:
+            raise
         # The CPU build is not on PyPI: a machine has its own source for it, or PyTorch's.
         report(f"{torch} is in none of pip's places: trying {TORCH_CPU_INDEX}")
         _install_torch_from_pytorch(pip, torch)
@@ -145,7 +147,7 @@ def _install_torch_from_pytorch(pip: _Pip, torch: str) -> None:
         pip("--no-deps", "--extra-index-url", TORCH_CPU_INDEX, torch, total=1)
     except EngineEnvironmentError as error:
         raise EngineEnvironmentError(
-            f"The CPU build of PyTorch ({torch}) could not be had: {error.message}",
+            f"The CPU build of PyTorch ({torch}) could not be had. {error.message}.",
             hint=f"It is at {TORCH_CPU_INDEX}. Without a way there, put its wheel into a "
             "directory and name that: pip config set global.find-links DIRECTORY",
         ) from error
