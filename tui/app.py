@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
-from textual import on
+from textual import on, work
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.command import Provider
@@ -178,8 +178,12 @@ class ApplianceApp(App[None]):
         return self.screen_stack
 
     def _start(self) -> None:
-        self.run_worker(self.session.feed.run(), name="feed", group="feed")
+        self._follow()
         self.set_interval(1.0, self._tick)
+
+    @work(group="feed", exclusive=True)
+    async def _follow(self) -> None:
+        await self.session.feed.run()
 
     def _tick(self) -> None:
         self.session.feed.tick()

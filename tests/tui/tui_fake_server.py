@@ -167,10 +167,10 @@ class FakeServer:
 
 
 async def _main(path: str, scene: str) -> None:
-    Path(path).unlink(missing_ok=True)
     await FakeServer(scene).start(path)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
+    Path(sys.argv[1]).unlink(missing_ok=True)
     asyncio.run(_main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "busy"))

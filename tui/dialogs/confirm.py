@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from textual import on
+from textual import on, work
 from textual.widget import Widget
 from textual.widgets import Button, Static
 
@@ -43,8 +43,9 @@ class UnloadDialog(Dialog[Model]):
         """Do it."""
         event.stop()
         self.query_one("#unload", Button).disabled = True
-        self.run_worker(self._unload(), exclusive=True)
+        self._unload()
 
+    @work(exclusive=True)
     async def _unload(self) -> None:
         try:
             client = await self._session.client()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from textual import on
+from textual import on, work
 from textual.containers import Vertical
 from textual.widget import Widget
 from textual.widgets import Button
@@ -42,15 +42,16 @@ class LoadPlanDialog(Dialog[Model]):
 
     def on_mount(self) -> None:
         """Ask for the plan."""
-        self.run_worker(self._ask(), exclusive=True)
+        self._ask()
 
     @on(Button.Pressed, "#load")
     def confirm(self, event: Button.Pressed) -> None:
         """Do it."""
         event.stop()
         self.query_one("#load", Button).disabled = True
-        self.run_worker(self._load(), exclusive=True)
+        self._load()
 
+    @work(exclusive=True)
     async def _ask(self) -> None:
         try:
             client = await self._session.client()
@@ -63,6 +64,7 @@ class LoadPlanDialog(Dialog[Model]):
         load.disabled = verdict.verdict == _REFUSED
         (self.query_one("#close", Button) if load.disabled else load).focus()
 
+    @work(exclusive=True)
     async def _load(self) -> None:
         try:
             client = await self._session.client()

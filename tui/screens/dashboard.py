@@ -28,23 +28,23 @@ class DashboardScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
             "enter", "details", "details", id="model.details", group=_MODELS,
-            tooltip="Details of the selected model; why it failed and what to do",
+            tooltip="Details of the model; why it failed and what to do",
         ),
         Binding(
             "l", "logs", "logs", id="model.logs", group=_MODELS,
-            tooltip="Log of the selected model, at the failing line if it failed",
+            tooltip="Log of the model, at the failing line if it failed",
         ),
         Binding(
             "L", "load", "Load", id="model.load", group=_MODELS,
-            tooltip="Load the selected model; shows the plan and asks first",
+            tooltip="Load the model; shows the plan and asks first",
         ),
         Binding(
             "U", "unload", "Unload", id="model.unload", group=_MODELS,
-            tooltip="Unload the selected model; asks first",
+            tooltip="Unload the model; asks first",
         ),
         Binding(
             "x", "command", "cmd", id="model.command", group=_MODELS,
-            tooltip="The command lines that do the same for the selected model",
+            tooltip="The command lines that do the same",
         ),
         Binding(
             "j,down", "move(1)", "down", id="list.down", show=False, group=_LISTS,

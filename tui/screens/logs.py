@@ -3,6 +3,7 @@
 import shlex
 from typing import ClassVar
 
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
@@ -26,10 +27,24 @@ _LOG = Binding.Group("Log")
 
 
 def _key(
-    key: str, action: str, name: str, identifier: str, tooltip: str, *, show: bool = True
+    key: str,
+    action: str,
+    name: str,
+    identifier: str,
+    tooltip: str,
+    *,
+    show: bool = True,
+    display: str | None = None,
 ) -> Binding:
     return Binding(
-        key, action, name, id=f"log.{identifier}", tooltip=tooltip, show=show, group=_LOG
+        key,
+        action,
+        name,
+        id=f"log.{identifier}",
+        tooltip=tooltip,
+        show=show,
+        group=_LOG,
+        key_display=display,
     )
 
 
@@ -49,8 +64,22 @@ class LogsScreen(Screen[None]):
         _key("E", "error(-1)", "error back", "previous_error", "Previous error", show=False),
         _key("y,c", "copy", "copy", "copy", "Copy the current line or the marked range"),
         _key("m", "mark", "mark", "mark", "Mark the start of a range", show=False),
-        _key("left_square_bracket", "engine(-1)", "engine", "previous_engine", "Previous engine"),
-        _key("right_square_bracket", "engine(1)", "engine", "next_engine", "Next engine"),
+        _key(
+            "left_square_bracket",
+            "engine(-1)",
+            "engine",
+            "previous_engine",
+            "Log of the previous engine",
+            display="[ ]",
+        ),
+        _key(
+            "right_square_bracket",
+            "engine(1)",
+            "engine",
+            "next_engine",
+            "Log of the next engine",
+            show=False,
+        ),
         _key("g,home", "first", "first", "first", "First line of the log", show=False),
         _key("G,end", "last", "last", "last", "Last line; follows again", show=False),
         _key("j,down", "move(1)", "down", "down", "Next line", show=False),
@@ -59,7 +88,7 @@ class LogsScreen(Screen[None]):
         _key("ctrl+u,pageup", "page(-1)", "page up", "page_up", "Page up", show=False),
         _key("left", "sideways(-20)", "left", "left", "Scroll left", show=False),
         _key("right", "sideways(20)", "right", "right", "Scroll right", show=False),
-        _key("x", "command", "cmd", "command", "The command line that does the same"),
+        _key("x", "command", "cmd", "command", "The command line that does the same", show=False),
         _key("escape", "back", "back", "back", "Clear the filter, then go back", show=False),
     ]
 
@@ -68,6 +97,7 @@ class LogsScreen(Screen[None]):
         self._session = session
         self._engine: str | None = None
         self._model: str | None = None
+        self._reading: str | None = None
         self._wanted_line: int | None = None
         self._note = ""
         self._pending: list[LogWindow] = []
@@ -95,6 +125,7 @@ class LogsScreen(Screen[None]):
 
     def on_screen_suspend(self) -> None:
         """Hidden: read nothing."""
+        self._reading = None
         self.workers.cancel_group(self, "log")
 
     def open_model(self, model: str, line: int | None) -> None:
@@ -251,23 +282,28 @@ class LogsScreen(Screen[None]):
 
     def _switch(self, engine: str, model: str, line: int | None) -> None:
         self._wanted_line = line
-        if engine == self._engine and self.log_view.buffer.lines:
-            self._go_to_wanted()
+        if engine == self._engine:
+            if self.log_view.buffer.lines:
+                self._go_to_wanted()
             return
         self._engine, self._model, self._note = engine, model, ""
         self._pending.clear()
         self.log_view.reset()
-        self.workers.cancel_group(self, "log")
         self._start()
         self.paint()
 
     def _start(self) -> None:
-        if self._engine is None or any(
-            worker.group == "log" and worker.is_running for worker in self.workers
-        ):
-            return
-        reading = log_reader.follow(self._session.client, self._engine, self._take, self._set_note)
-        self.run_worker(reading, group="log", exclusive=True)
+        if self._engine is not None and self._reading != self._engine:
+            self._reading = self._engine
+            self._read(self._engine)
+
+    @work(group="log", exclusive=True)
+    async def _read(self, engine: str) -> None:
+        def take(window: LogWindow) -> None:
+            if engine == self._engine:
+                self._take(window)
+
+        await log_reader.follow(self._session.client, engine, take, self._set_note)
 
     def _take(self, window: LogWindow) -> None:
         self._pending.append(window)
@@ -299,8 +335,9 @@ class LogsScreen(Screen[None]):
             self.log_view.go_to_line(line)
 
     def _fetch(self, line: int) -> None:
-        self.run_worker(self._fetch_older(line), group="older", exclusive=True)
+        self._fetch_older(line)
 
+    @work(group="older", exclusive=True)
     async def _fetch_older(self, line: int) -> None:
         view = self.log_view
         engine = self._engine

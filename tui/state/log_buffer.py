@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from appliance.protocol.engines import LogWindow
-from tui.text.sanitize import sanitize_line
+from tui.text.sanitize import sanitize, sanitize_line
 
 CAPACITY = 50_000
 _SPARE = 5_000
@@ -142,5 +142,5 @@ class LogBuffer:
 
 def _lines_of(window: LogWindow) -> Iterable[LogLine]:
     for number, raw in enumerate(window.lines, start=window.first_line):
-        text = sanitize_line(raw.expandtabs(4))
+        text = sanitize_line(sanitize(raw).expandtabs(4))
         yield LogLine(number, text, level_of(text))

@@ -78,8 +78,8 @@ def _two_columns(picture: Picture, feed: Feed, look: Look, selected: str | None)
         detail = []
     models_room = room - len(left.rows) - len(detail)
     _add_models(left, view, look, left_width, selected, models_room)
-    _fill(left, room - len(detail))
     left.rows += detail
+    _fill(left, room)
     right = _right_column(feed, look, right_width, room)
     start = len(picture.rows)
     column = Span(look.glyphs.column, "rule")

@@ -21,7 +21,7 @@ from tui.text.fit import width_of
 _LEVELS = {Level.WARNING: "log--warning", Level.ERROR: "log--error", Level.DEBUG: "log--debug"}
 
 
-class LogView(ScrollView, can_focus=True):
+class LogView(ScrollView, can_focus=True, inherit_bindings=False):
     """Shows a LogBuffer. The cursor is the last line while following."""
 
     COMPONENT_CLASSES = {  # noqa: RUF012
@@ -109,13 +109,15 @@ class LogView(ScrollView, can_focus=True):
     def set_filter(self, wanted: Filter | None) -> None:
         """Hide the lines that do not pass; remembers the filter for searching."""
         self.last_filter = wanted or self.last_filter
+        place = self._place()
         self._rows.filter = wanted
-        self._relayout()
+        self._relayout(place)
 
     def toggle_wrap(self) -> None:
         """Long lines on several rows, or cut."""
+        place = self._place()
         self._rows.wrap_width = None if self.is_wrapped else max(self.size.width, 1)
-        self._relayout()
+        self._relayout(place)
 
     def set_follow(self, follow: bool) -> None:
         """Stay at the end, or where it is."""
@@ -141,9 +143,9 @@ class LogView(ScrollView, can_focus=True):
         row = self._rows.row_of(self.cursor) if last >= 0 else 0
         top, height = self.scroll_offset.y, self.size.height
         if row < top:
-            self.scroll_to(y=row, animate=False, immediate=True)
+            self._go(row)
         elif row >= top + height:
-            self.scroll_to(y=row - height + 1, animate=False, immediate=True)
+            self._go(row - height + 1)
         self.refresh()
         self.post_message(self.Moved())
         if index <= 0:
@@ -156,14 +158,15 @@ class LogView(ScrollView, can_focus=True):
         index = self._rows.index_of(number)
         self.set_cursor(index)
         middle = self._rows.row_of(index) - self.size.height // 2
-        self.scroll_to(y=max(0, middle), animate=False, immediate=True)
+        self._go(max(0, middle))
 
     def search(self, step: int, wanted: Wanted) -> bool:
-        """Go to the next line that is wanted; False: there is none."""
-        start = len(self._rows.lines) - 1 if self.follow else self.cursor
-        if self.follow and step < 0:
-            start += 1
-        found = self._rows.find(start, step, wanted)
+        """Go to the next line that is wanted; False: there is none.
+
+        From the end of a followed log every search looks back.
+        """
+        start = len(self._rows.lines) if self.follow else self.cursor
+        found = self._rows.find(start, -1 if self.follow else step, wanted)
         if found is None:
             return False
         self.set_cursor(found)
@@ -200,22 +203,23 @@ class LogView(ScrollView, can_focus=True):
         return strip.crop_extend(left, left + self.size.width, base)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        """Tell that the position changed, and when its start is in sight."""
+        """Tell that the position changed."""
         super().watch_scroll_y(old_value, new_value)
         self.post_message(self.Moved())
-        if new_value < 1 and old_value >= 1:
-            self.post_message(self.AtTop())
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
-        """Looking back ends following."""
+        """Looking back ends following; at the top it asks for older lines."""
         if self.follow and self._rows.height > self.size.height:
             self.set_follow(False)
+        if self.scroll_offset.y == 0:
+            self.post_message(self.AtTop())
 
     def on_resize(self) -> None:
         """Another size: wrap again, and stay at the end when following."""
         if self.is_wrapped and self._rows.wrap_width != self.size.width:
+            place = self._place()
             self._rows.wrap_width = max(self.size.width, 1)
-            self._relayout()
+            self._relayout(place)
         elif self.follow:
             self._to_end()
 
@@ -224,20 +228,26 @@ class LogView(ScrollView, can_focus=True):
         if self._rows.lines:
             self.set_cursor(self._rows.at_row(self.scroll_offset.y + event.y))
 
-    def _relayout(self) -> None:
-        """Lay out all lines again and stay on the same ones."""
+    def _place(self) -> tuple[int, int]:
+        """Numbers of the line under the cursor and of the top line."""
         lines = self._rows.lines
-        cursor = lines[self.cursor].number if self.cursor < len(lines) else None
-        top = lines[self._rows.at_row(self.scroll_offset.y)].number if lines else None
+        if not lines:
+            return 1, 1
+        cursor = lines[min(self.cursor, len(lines) - 1)]
+        return cursor.number, lines[self._rows.at_row(self.scroll_offset.y)].number
+
+    def _relayout(self, place: tuple[int, int] | None = None) -> None:
+        """Lay out all lines again and stay at a place."""
+        cursor, top = place or self._place()
         self._rows.rebuild(self.buffer.lines)
         self.mark = None
         self._resize_content()
         if self.follow or not self._rows.lines:
             self._to_end()
         else:
-            self.cursor = self._rows.index_of(cursor or 1)
-            row = self._rows.row_of(self._rows.index_of(top or 1))
-            self.scroll_to(y=row, animate=False, immediate=True)
+            self.cursor = self._rows.index_of(cursor)
+            row = self._rows.row_of(self._rows.index_of(top))
+            self._go(row)
         self.refresh()
         self.post_message(self.Moved())
 
@@ -245,10 +255,14 @@ class LogView(ScrollView, can_focus=True):
         width = self.size.width if self.is_wrapped else self._rows.longest
         self.virtual_size = Size(width, self._rows.height)
 
+    def _go(self, row: int) -> None:
+        # Forced: Textual allows scrolling only from the layout after the content grew.
+        self.scroll_to(y=row, animate=False, immediate=True, force=True)
+
     def _to_end(self) -> None:
         end = max(0, self._rows.height - self.size.height)
         if end != self.scroll_offset.y:
-            self.scroll_to(y=end, animate=False, immediate=True)
+            self._go(end)
         self.refresh(Region(0, 0, self.size.width, self.size.height))
 
     def _row_style(self, index: int, line: LogLine) -> Style:

@@ -1,0 +1,217 @@
+"""Pictures of the screens in their states; time, ids and ages are frozen."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+import tui_scenes as scenes
+from textual.pilot import Pilot
+from tui_fake_client import FakeClient, FrozenClock, make_app
+from tui_pilot import open_live, open_logs, shown, until
+
+from appliance.protocol.events import Swapped, Transition
+from appliance.protocol.system import Snapshot, Totals
+from tui.app import ApplianceApp
+from tui.client.api import ApiError, UnreachableError
+from tui.state.connection import Link
+
+SMALL, LARGE = (80, 24), (160, 48)
+Compare = Callable[..., bool]
+Before = Callable[[Pilot[None]], Awaitable[Any]]
+
+
+def clock_of(app: ApplianceApp) -> FrozenClock:
+    assert isinstance(app.session.clock, FrozenClock)
+    return app.session.clock
+
+
+def after(*keys: str, contains: str = "") -> Before:
+    async def run(pilot: Pilot[None]) -> None:
+        app = await open_live(pilot)
+        await pilot.press(*keys)
+        await until(pilot, lambda: contains in shown(app))
+        await asyncio.sleep(0)
+
+    return run
+
+
+def log_after(*keys: str) -> Before:
+    async def run(pilot: Pilot[None]) -> None:
+        await open_logs(pilot, *keys)
+
+    return run
+
+
+async def waited(pilot: Pilot[None], contains: str) -> None:
+    await until(pilot, lambda: contains in shown(pilot.app))
+
+
+async def go_stale(pilot: Pilot[None]) -> None:
+    app = await open_live(pilot)
+    clock_of(app).seconds += 12.0
+    app.session.feed.tick()
+    app._changed()
+    await until(pilot, lambda: "STALE 10s" in shown(app))
+
+
+def happenings(client: FakeClient) -> None:
+    at = scenes.NOW
+    client.inbox.put_nowait(
+        Transition(
+            at=at, model="qwen3-32b", engine_id="e", before=scenes.EngineState.LOADING,
+            after=scenes.EngineState.READY, reason="loaded in 98 s", duration_s=98.0,
+        )
+    )  # fmt: skip
+    client.inbox.put_nowait(Swapped(at=at, model="gemma3-27b", evicted=["phi4"], duration_s=98.0))
+
+
+def busy(snapshot: Snapshot) -> Snapshot:
+    waiting = msgspec.structs.replace(
+        scenes.PHI, state=scenes.EngineState.QUEUED, waiting=4,
+        waits_for="gpu 0 until qwen3-32b has answered 12 requests",
+    )  # fmt: skip
+    models = [m for m in snapshot.models if m.id != waiting.id]
+    return msgspec.structs.replace(snapshot, models=[*models, waiting])
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "160x48"])
+@pytest.mark.parametrize("state", ["live", "empty", "connecting", "stale", "loading", "failed"])
+def test_dashboard(snap_compare: Compare, state: str, size: tuple[int, int]) -> None:
+    client = FakeClient(scenes.snapshot())
+    before: Before = after()
+    if state == "live":
+        happenings(client)
+        before = after(contains="in the place of")
+    elif state == "empty":
+        client = FakeClient(scenes.empty())
+    elif state == "connecting":
+        client = FakeClient(None)
+
+        async def before(pilot: Pilot[None]) -> None:
+            await waited(pilot, "connecting")
+
+    elif state == "stale":
+        before = go_stale
+    elif state == "loading":
+        client = FakeClient(busy(scenes.snapshot()))
+        before = after("j", "j", "j")
+    elif state == "failed":
+        before = after("G", "k", contains="Enter: why, what to do")
+    assert snap_compare(make_app(client), terminal_size=size, run_before=before)
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "160x48"])
+@pytest.mark.parametrize("state", ["follow", "error", "filter", "wrap"])
+def test_logs(snap_compare: Compare, state: str, size: tuple[int, int]) -> None:
+    keys = {
+        "follow": (),
+        "error": ("e",),
+        "filter": ("slash", *"error|warn"),
+        "wrap": ("e", "w", "m", "j", "j"),
+    }[state]
+    client = FakeClient(scenes.snapshot())
+    assert snap_compare(make_app(client), terminal_size=size, run_before=log_after(*keys))
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 16])
+def test_other_numbers_of_devices(snap_compare: Compare, count: int) -> None:
+    client = FakeClient(scenes.snapshot(devices=scenes.many_devices(count)))
+    assert snap_compare(make_app(client), terminal_size=SMALL, run_before=after())
+
+
+def test_sixteen_devices_on_a_large_terminal(snap_compare: Compare) -> None:
+    client = FakeClient(scenes.snapshot(devices=scenes.many_devices(16)))
+    assert snap_compare(make_app(client), terminal_size=LARGE, run_before=after())
+
+
+@pytest.mark.parametrize("devices", [scenes.simulated(), scenes.cpu()], ids=["simulated", "cpu"])
+def test_devices_that_are_no_gpu_say_so(snap_compare: Compare, devices: list[Any]) -> None:
+    client = FakeClient(scenes.snapshot(devices=devices, alerts=[]))
+    assert snap_compare(make_app(client), terminal_size=SMALL, run_before=after())
+
+
+def test_tiny(snap_compare: Compare) -> None:
+    client = FakeClient(scenes.snapshot())
+    assert snap_compare(make_app(client), terminal_size=(50, 14), run_before=after())
+
+
+def test_readonly(snap_compare: Compare) -> None:
+    app = make_app(FakeClient(scenes.snapshot()), readonly=True)
+    assert snap_compare(app, terminal_size=SMALL, run_before=after())
+
+
+def test_ascii(snap_compare: Compare) -> None:
+    app = make_app(FakeClient(scenes.snapshot()), is_ascii=True)
+    assert snap_compare(app, terminal_size=SMALL, run_before=after("L", contains="evicts"))
+
+
+def test_colourless(snap_compare: Compare) -> None:
+    app = make_app(FakeClient(scenes.snapshot()), theme="ansi-dark")
+    assert snap_compare(app, terminal_size=SMALL, run_before=after())
+
+
+def test_help(snap_compare: Compare) -> None:
+    app = make_app(FakeClient(scenes.snapshot()))
+    before = after("question_mark", contains="Everywhere")
+    assert snap_compare(app, terminal_size=SMALL, run_before=before)
+
+
+def test_load_dialog(snap_compare: Compare) -> None:
+    app = make_app(FakeClient(scenes.snapshot()))
+    before = after("G", "L", contains="evicts")
+    assert snap_compare(app, terminal_size=SMALL, run_before=before)
+
+
+def test_failure_dialog(snap_compare: Compare) -> None:
+    app = make_app(FakeClient(scenes.snapshot()))
+    before = after("G", "k", "enter", contains="last lines")
+    assert snap_compare(app, terminal_size=SMALL, run_before=before)
+
+
+def test_unauthorised(snap_compare: Compare) -> None:
+    client = FakeClient(scenes.snapshot())
+    client.stream_error = ApiError("This key may not manage.", "Use a key of scope manage.",
+                                   status=403)  # fmt: skip
+
+    async def before(pilot: Pilot[None]) -> None:
+        await waited(pilot, "NOT ALLOWED")
+
+    assert snap_compare(make_app(client), terminal_size=SMALL, run_before=before)
+
+
+def test_version_mismatch_is_readonly(snap_compare: Compare) -> None:
+    server = msgspec.structs.replace(scenes.SERVER, api_version=99)
+    client = FakeClient(scenes.snapshot(server=server))
+
+    async def before(pilot: Pilot[None]) -> None:
+        await waited(pilot, "Version mismatch")
+
+    assert snap_compare(make_app(client), terminal_size=SMALL, run_before=before)
+
+
+def test_disconnected(snap_compare: Compare) -> None:
+    client = FakeClient(scenes.snapshot(totals=Totals()))
+    app = make_app(client)
+    app.session.feed._chance = lambda: 1.0
+
+    async def before(pilot: Pilot[None]) -> None:
+        await open_live(pilot)
+        feed = app.session.feed
+        feed._lost("no answer: Connection refused", "Start it with `appliance serve`.")
+        clock_of(app).seconds += 61.0
+        feed.tick()
+        assert feed.connection.link is Link.DISCONNECTED
+        await waited(pilot, "DISCONNECTED")
+
+    assert snap_compare(app, terminal_size=SMALL, run_before=before)
+
+
+async def test_reconnecting_counts_down() -> None:
+    client = FakeClient(scenes.snapshot())
+    client.stream_error = UnreachableError("no answer", "start it")
+    app = make_app(client)
+    app.session.feed._chance = lambda: 1.0
+    async with app.run_test(size=SMALL) as pilot:
+        await waited(pilot, "retry 1 in 0.2s")
