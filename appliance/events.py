@@ -6,9 +6,9 @@ snapshot.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from itertools import count
 
 from appliance.protocol.events import (
     DevicesSampled,
@@ -75,16 +75,17 @@ class EventBus:
     """Publish from the event loop only."""
 
     def __init__(self) -> None:
-        self._numbers = count(1)
+        # Numbers of a later server are larger, so a client that resumes across a restart is
+        # given a snapshot and not the wrong events.
+        self.seq = time.time_ns() // 1_000_000
         self._history: deque[tuple[int, Event]] = deque(maxlen=_HISTORY)
         self._subscriptions: set[Subscription] = set()
         self._listeners: list[Callable[[Event], None]] = []
         self._closed = False
-        self.seq = 0
 
     def publish(self, event: Event) -> None:
         """Number the event and hand it to all."""
-        self.seq = next(self._numbers)
+        self.seq += 1
         self._history.append((self.seq, event))
         for listener in self._listeners:
             listener(event)
@@ -112,7 +113,9 @@ class EventBus:
 
     def since(self, seq: int) -> list[tuple[int, Event]] | None:
         """All events after number `seq`, or None if some of them are gone."""
-        if seq > self.seq or (self._history and seq < self._history[0][0] - 1):
+        if seq == self.seq:
+            return []
+        if not self._history or not self._history[0][0] - 1 <= seq < self.seq:
             return None
         return [(number, event) for number, event in self._history if number > seq]
 

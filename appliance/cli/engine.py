@@ -63,7 +63,11 @@ def _install(args: argparse.Namespace) -> int:
         return 0
     # So that pip ends with us when a service manager or `kill` ends us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    install(store, platform=args.platform, name=args.name, report=_report)
+    try:
+        install(store, platform=args.platform, name=args.name, report=_report)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -12,7 +12,6 @@ from appliance.config.settings import EngineSettings
 from appliance.engine.supervisor import EngineSupervisor
 from appliance.errors import DoesNotFitError, EngineEnvironmentError, UnavailableError
 from appliance.estimate.estimator import Estimate
-from appliance.protocol.devices import DeviceKind
 from appliance.protocol.engines import Failure, FailureCause
 from appliance.protocol.events import AlertRaised, EngineRemoved, Event, Swapped
 from appliance.protocol.system import Alert
@@ -64,36 +63,32 @@ class EngineLives:
         self, slot: Slot, known: KnownModel, rooms: tuple[DeviceRoom, ...], wanted: Estimate
     ) -> None:
         """Start an engine for the slot."""
-        kind: DeviceKind = self._monitor.kind
         try:
-            supervisor = self._launcher.prepare(known, rooms, kind, wanted, slot.attempts + 1)
+            supervisor = self._launcher.prepare(
+                known, rooms, self._monitor.kind, wanted, slot.attempts + 1
+            )
         except EngineEnvironmentError as error:
             self.give_up(slot, FailureCause.NO_ENVIRONMENT, error.message, error.hint)
             return
         slot.waits_for = None
+        slot.is_held = False
         task = self._own(self._live(slot, supervisor))
         slot.running = Running(supervisor, wanted, task, last_used=time.monotonic())
         self._board.touch(slot)
 
     def give_up(self, slot: Slot, cause: FailureCause, message: str, hint: str) -> None:
         """It cannot be started as things are: tell all who wait, try again later if wanted."""
-        slot.attempts += 1
-        is_final = cause is not FailureCause.DOES_NOT_FIT
-        pause = self._pause_s(slot, was_ready=False) if is_final else 0.0
-        failure = Failure(
-            cause=cause,
-            message=message,
-            hint=hint,
-            at=datetime.now(UTC),
-            attempts=slot.attempts,
-        )
-        self._fail_slot(slot, failure, pause)
-        if cause is FailureCause.DOES_NOT_FIT:
-            # Who asks later is answered by the memory that is there then.
-            slot.retry_at = time.monotonic() + self._settings.retry_first_s
-            self._desk.fail_all(slot, lambda: DoesNotFitError(message, hint=hint))
-        else:
+        fits = cause is not FailureCause.DOES_NOT_FIT
+        if fits:
+            slot.attempts += 1
+        # Who asks later for what does not fit now is answered by the memory that is there then.
+        pause = self._pause_s(slot, was_ready=False) if fits else self._settings.retry_first_s
+        failure = Failure(cause=cause, message=message, hint=hint, at=datetime.now(UTC))
+        self._fail_slot(slot, failure, pause, engine_id=None)
+        if fits:
             self._desk.fail_all(slot, lambda: load_failed(slot.model, failure, pause))
+        else:
+            self._desk.fail_all(slot, lambda: DoesNotFitError(message, hint=hint))
         self._swap_over(slot)
         self._board.touch(slot)
 
@@ -153,30 +148,31 @@ class EngineLives:
         ready_s = None if running.ready_since is None else time.monotonic() - running.ready_since
         slot.attempts = attempts_after(slot.attempts, ready_s)
         pause = self._pause_s(slot, was_ready=was_ready)
-        self._fail_slot(slot, failure, pause)
+        self._fail_slot(slot, failure, pause, engine_id=running.supervisor.id)
         self._swap_over(slot)
         if not was_ready or pause is None:
             self._desk.fail_all(slot, lambda: load_failed(slot.model, failure, pause))
 
-    def _fail_slot(self, slot: Slot, failure: Failure, pause: float | None) -> None:
+    def _fail_slot(
+        self, slot: Slot, failure: Failure, pause: float | None, *, engine_id: str | None
+    ) -> None:
         """Remember and announce why; `pause` None: until a person acts."""
+        is_news = slot.failure is None or slot.failure.message != failure.message
         slot.wanted_since, slot.waits_for = None, None
         slot.retry_at = None if pause is None else time.monotonic() + pause
         retry = None if pause is None else datetime.now(UTC) + timedelta(seconds=pause)
         slot.failure = msgspec.structs.replace(failure, attempts=slot.attempts, retry_at=retry)
-        self._publish(
-            AlertRaised(
-                alert=Alert(
-                    id=f"failure:{slot.model}",
-                    at=failure.at,
-                    severity="error",
-                    message=f"{slot.model}: {failure.message}",
-                    hint=failure.hint,
-                    model=slot.model,
-                    engine_id=slot.last.id if slot.last else None,
-                )
+        if is_news:
+            alert = Alert(
+                id=f"failure:{slot.model}",
+                at=failure.at,
+                severity="error",
+                message=f"{slot.model}: {failure.message}",
+                hint=failure.hint,
+                model=slot.model,
+                engine_id=engine_id,
             )
-        )
+            self._publish(AlertRaised(alert=alert))
 
     def _pause_s(self, slot: Slot, *, was_ready: bool) -> float | None:
         return pause_s(

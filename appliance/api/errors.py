@@ -1,0 +1,56 @@
+"""Errors of the management API: one mapping, one shape."""
+
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from appliance.errors import ApplianceError, InvalidRequestError, NotFoundError
+from appliance.gateway.errors import retry_after_of, status_of, unexpected
+from appliance.protocol.system import ErrorBody, ErrorDetail
+
+
+def on_appliance_error(_: Request[Any, Any, Any], error: ApplianceError) -> Response[ErrorBody]:
+    """An error that we raised ourselves."""
+    return _response(status_of(error), error)
+
+
+def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorBody]:
+    """An error of the web framework: unknown path, wrong method, a body that does not fit."""
+    if error.status_code == 404:
+        found = NotFoundError(f"There is nothing at {request.method} {request.url.path}.")
+        return _response(404, found)
+    cause = error.__cause__
+    detail = str(cause) if isinstance(cause, msgspec.MsgspecError) else error.detail
+    extra = "; ".join(_said(each) for each in error.extra) if isinstance(error.extra, list) else ""
+    invalid = InvalidRequestError(
+        f"{detail}{': ' + extra if extra else ''}.".replace("..", "."),
+        hint="The description of the API is at /admin/v1/schema.",
+    )
+    return _response(error.status_code, invalid)
+
+
+def on_unexpected(_: Request[Any, Any, Any], error: Exception) -> Response[ErrorBody]:
+    """A bug of ours."""
+    return _response(500, unexpected(error))
+
+
+def _said(entry: object) -> str:
+    if isinstance(entry, dict):
+        return " ".join(str(entry[key]) for key in ("key", "message") if entry.get(key))
+    return str(entry)
+
+
+def _response(status: int, error: ApplianceError) -> Response[ErrorBody]:
+    headers = {}
+    if (seconds := retry_after_of(error)) is not None:
+        headers["retry-after"] = str(seconds)
+    body = ErrorBody(
+        error=ErrorDetail(
+            code=error.code, message=error.message, hint=error.hint, param=error.param
+        )
+    )
+    return Response(
+        content=body, status_code=status, headers=headers, media_type="application/json"
+    )

@@ -1,0 +1,73 @@
+"""Models: add, list, change, delete, load, unload, plan."""
+
+from litestar import Controller, delete, get, patch, post
+
+from appliance.api.guards import admin_guard
+from appliance.errors import InvalidRequestError
+from appliance.protocol.models import Model, ModelChange, ModelCreate
+from appliance.protocol.placement import PlanVerdict
+from appliance.registry.registry import Registry
+from appliance.slots.scheduler import SlotScheduler
+
+_ACTIONS = ("load", "unload", "plan")
+
+
+class ModelController(Controller):
+    """`/admin/v1/models`. An id may hold slashes; the action is the last part of the path."""
+
+    path = "/admin/v1/models"
+    guards = [admin_guard]
+    tags = ["models"]
+
+    @get("/", operation_id="listModels")
+    async def all(self, slots: SlotScheduler) -> list[Model]:
+        """All models, loaded or not."""
+        return slots.board.models()
+
+    @post("/", operation_id="createModel")
+    async def create(self, data: ModelCreate, registry: Registry, slots: SlotScheduler) -> Model:
+        """Add a model from a directory of this machine."""
+        await registry.create(data)
+        return self._changed(data.id, slots)
+
+    @get("/{path:path}", operation_id="getModel")
+    async def one(self, path: str, slots: SlotScheduler) -> Model:
+        """One model."""
+        return slots.board.model(path.strip("/"))
+
+    @patch("/{path:path}", operation_id="changeModel")
+    async def change(
+        self, path: str, data: ModelChange, registry: Registry, slots: SlotScheduler
+    ) -> Model:
+        """Change settings; what concerns a running engine counts from its next load."""
+        await registry.change(path.strip("/"), data)
+        return self._changed(path.strip("/"), slots)
+
+    @delete("/{path:path}", operation_id="deleteModel")
+    async def remove(self, path: str, slots: SlotScheduler) -> None:
+        """Unload and forget a model; its files stay."""
+        await slots.forget(path.strip("/"))
+
+    @post("/{path:path}", operation_id="actOnModel", status_code=202)
+    async def act(self, path: str, slots: SlotScheduler) -> Model | PlanVerdict:
+        """`/{id}/load`, `/{id}/unload` return at once; `/{id}/plan` is a dry run of a load."""
+        model, _, action = path.strip("/").rpartition("/")
+        if not model or action not in _ACTIONS:
+            raise InvalidRequestError(
+                f"{action!r} is no action on a model.",
+                hint=f"There are: {', '.join(_ACTIONS)}.",
+            )
+        if action == "plan":
+            return slots.board.dry_run(model)
+        if action == "load":
+            slots.load(model)
+        else:
+            slots.unload(model)
+        return slots.board.model(model)
+
+    @staticmethod
+    def _changed(model: str, slots: SlotScheduler) -> Model:
+        slot = slots.board.slot(model)
+        slots.board.touch(slot)
+        slots.board.tell(slot)
+        return slots.board.model(model)

@@ -1,0 +1,55 @@
+"""The snapshot of everything, put together from its owners."""
+
+import socket
+from collections import OrderedDict
+from collections.abc import Callable
+
+from appliance.events import EventBus
+from appliance.protocol.events import AlertRaised, Event
+from appliance.protocol.system import Alert, ServerInfo, Snapshot
+from appliance.slots.board import SlotBoard
+
+_ALERTS_KEPT = 50
+
+
+class Overview:
+    """Snapshots at an event number; keeps the newest alerts."""
+
+    def __init__(
+        self, board: SlotBoard, bus: EventBus, server_info: Callable[[], ServerInfo]
+    ) -> None:
+        self._board = board
+        self._bus = bus
+        self._server_info = server_info
+        self._alerts: OrderedDict[str, Alert] = OrderedDict()
+        bus.listen(self._on_event)
+
+    def snapshot(self) -> Snapshot:
+        """All that a UI shows, as of the last published event."""
+        models = self._board.models()
+        failing = {model.id for model in models if model.failure is not None}
+        return Snapshot(
+            seq=self._bus.seq,
+            server=self._server_info(),
+            devices=self._board.devices(),
+            models=models,
+            engines=self._board.engines(),
+            alerts=[
+                alert
+                for alert in self._alerts.values()
+                if alert.model is None or alert.model in failing
+            ],
+            totals=self._board.totals(),
+        )
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, AlertRaised):
+            self._alerts.pop(event.alert.id, None)
+            self._alerts[event.alert.id] = event.alert
+            while len(self._alerts) > _ALERTS_KEPT:
+                self._alerts.popitem(last=False)
+
+
+def host_name() -> str:
+    """Name of this machine."""
+    return socket.gethostname()

@@ -1,0 +1,199 @@
+"""The OpenAI-compatible endpoint: who asks, for which model, over which lease."""
+
+import asyncio
+import re
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any
+
+import msgspec
+
+from appliance.auth import Keys, bearer
+from appliance.auth import Scope as KeyScope
+from appliance.errors import ApplianceError, InvalidRequestError, NotFoundError
+from appliance.gateway.asgi import (
+    TRANSPORT,
+    Answer,
+    ClientGoneError,
+    Receive,
+    Scope,
+    Send,
+    header,
+    read_body,
+    until_gone,
+)
+from appliance.gateway.errors import error_event, openai_error, unexpected
+from appliance.gateway.listing import list_models, one_model, waiting_comment
+from appliance.gateway.proxy import STREAM_HEADERS, forward
+from appliance.slots.leases import Lease
+from appliance.slots.scheduler import SlotScheduler
+
+_FORWARDED = {"/v1/chat/completions", "/v1/completions", "/v1/embeddings"}
+_LISTING = "/v1/models"
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
+# Larger bodies are decoded in a thread: 2 MB take some milliseconds.
+_DECODE_INLINE_BYTES = 1024 * 1024
+
+
+class _RoutingFields(msgspec.Struct):
+    """The fields that decide where a request goes; all else is the engine's business."""
+
+    model: Any = None
+    stream: Any = False
+
+
+class Gateway:
+    """A raw ASGI application for all paths below `/v1`."""
+
+    def __init__(
+        self,
+        slots: SlotScheduler,
+        keys: Keys,
+        *,
+        must_have_key: Callable[[], bool],
+        max_body_bytes: int,
+        heartbeat_s: float,
+    ) -> None:
+        self._slots = slots
+        self._keys = keys
+        self._must_have_key = must_have_key
+        self._max_body_bytes = max_body_bytes
+        self._heartbeat_s = heartbeat_s
+        self._decoder = msgspec.json.Decoder(_RoutingFields)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; every failure becomes an error object."""
+        answer = Answer(send, _request_id(scope))
+        try:
+            await self._answer(scope, receive, answer)
+        except ClientGoneError:
+            return
+        except ApplianceError as error:
+            await _fail(answer, error)
+        except Exception as error:  # noqa: BLE001 - the edge: a client never sees a traceback
+            await _fail(answer, unexpected(error))
+
+    async def _answer(self, scope: Scope, receive: Receive, answer: Answer) -> None:
+        self._check_key(scope)
+        method, path = scope["method"], scope["path"]
+        if path in _FORWARDED:
+            if method != "POST":
+                await answer.json(405, _wrong_method(method, path), [(b"allow", b"POST")])
+                return
+            body = await read_body(scope, receive, self._max_body_bytes)
+            work = self._forward(path, body, answer, time.monotonic())
+            await _unless_gone(work, receive)
+        elif path == _LISTING or path.startswith(f"{_LISTING}/"):
+            if method not in {"GET", "HEAD"}:
+                await answer.json(405, _wrong_method(method, path), [(b"allow", b"GET")])
+                return
+            board = self._slots.board
+            is_list = path == _LISTING
+            body = list_models(board) if is_list else one_model(board, path[len(_LISTING) + 1 :])
+            await answer.json(200, body)
+        else:
+            raise NotFoundError(
+                f"Unknown request URL: {method} {path}.",
+                hint="This server has /v1/models, /v1/chat/completions, /v1/completions"
+                " and /v1/embeddings.",
+            )
+
+    async def _forward(self, path: str, body: bytes, answer: Answer, received: float) -> None:
+        fields = await self._decode(body)
+        if not isinstance(fields.model, str) or not fields.model:
+            raise InvalidRequestError(
+                "You must provide a model parameter, a string.",
+                hint="GET /v1/models lists the models of this server.",
+                param="model",
+            )
+        async with AsyncExitStack() as stack:
+            entering = stack.enter_async_context(self._slots.lease(fields.model))
+            if fields.stream is True:
+                lease = await self._with_heartbeats(entering, fields.model, answer)
+            else:
+                lease = await entering
+            await forward(
+                lease,
+                path,
+                body,
+                request_id=answer.request_id,
+                answer=answer,
+                received=received,
+            )
+
+    async def _decode(self, body: bytes) -> _RoutingFields:
+        try:
+            if len(body) > _DECODE_INLINE_BYTES:
+                return await asyncio.to_thread(self._decoder.decode, body)
+            return self._decoder.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise InvalidRequestError(
+                f"We could not parse the JSON body of your request: {error}.",
+                hint="The body must be a JSON object.",
+            ) from error
+
+    async def _with_heartbeats(
+        self, entering: Coroutine[Any, Any, Lease], model: str, answer: Answer
+    ) -> Lease:
+        """While the lease is waited for, comments keep the client's stream alive."""
+        task = asyncio.ensure_future(entering)
+        try:
+            while True:
+                done, _ = await asyncio.wait({task}, timeout=self._heartbeat_s)
+                if done:
+                    return task.result()
+                if not answer.has_started:
+                    await answer.start(200, STREAM_HEADERS)
+                await answer.body(waiting_comment(self._slots.board.model(model)))
+        except BaseException:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise
+
+    def _check_key(self, scope: Scope) -> None:
+        if scope.get(TRANSPORT) != "unix" and self._must_have_key():
+            self._keys.verify(bearer(header(scope, b"authorization")), KeyScope.INFER)
+
+
+async def _unless_gone(work: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Run `work`, and cancel it when the client leaves."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(until_gone(receive))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGoneError
+        working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _fail(answer: Answer, error: ApplianceError) -> None:
+    if answer.has_started:
+        await answer.body(error_event(openai_error(error)), more=False)
+    else:
+        await answer.error(error)
+
+
+def _request_id(scope: Scope) -> bytes:
+    given = header(scope, b"x-request-id")
+    if given is not None and _REQUEST_ID.match(given):
+        return given.encode()
+    return f"req_{secrets.token_hex(12)}".encode()
+
+
+def _wrong_method(method: str, path: str) -> bytes:
+    return msgspec.json.encode(
+        {
+            "error": {
+                "message": f"Not allowed to {method} on {path}.",
+                "type": "invalid_request_error",
+                "param": None,
+                "code": "method_not_allowed",
+            }
+        }
+    )

@@ -1,0 +1,32 @@
+"""Periodic jobs; the only importer of apscheduler."""
+
+from collections.abc import Callable
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+_IDLE_EVERY_S = 1
+
+
+class Jobs:
+    """Owner of the APScheduler instance. A run that was missed is skipped, not repeated."""
+
+    def __init__(self, *, unload_idle: Callable[[], None]) -> None:
+        self._scheduler = AsyncIOScheduler(
+            timezone="UTC",
+            job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": 30},
+        )
+
+        async def idle() -> None:
+            # A coroutine runs on the event loop, which owns the slots; a function would run in a
+            # thread.
+            unload_idle()
+
+        self._scheduler.add_job(idle, "interval", seconds=_IDLE_EVERY_S, id="idle")
+
+    def start(self) -> None:
+        """Begin to run jobs on the running event loop."""
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """Run no further jobs."""
+        self._scheduler.shutdown(wait=False)

@@ -1,0 +1,133 @@
+"""The life of the server process: lock, sweep, listen, work, drain, stop."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+from collections.abc import Generator
+
+import uvicorn
+import uvloop
+
+from appliance.config.load import is_loopback
+from appliance.config.paths import Paths
+from appliance.config.settings import Settings
+from appliance.engine.records import sweep
+from appliance.errors import ApplianceError, ConfigError
+from appliance.gpu.inventory import open_reader
+from appliance.server.app import Appliance, Transport, build_litestar
+from appliance.server.listeners import listen_tcp, listen_unix, lock_state
+from appliance.server.logging import set_up_logging
+
+logger = logging.getLogger(__name__)
+
+# After the drain, what is still open is cut off.
+_CUT_OFF_S = 2
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: this process stops in an order of its own."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def run(settings: Settings, paths: Paths) -> None:
+    """Serve until SIGTERM or SIGINT. Raises ApplianceError if the server cannot start."""
+    set_up_logging(settings.server.log_level)
+    paths.create()
+    lock = lock_state(paths.lock)
+    try:
+        uvloop.run(_serve(settings, paths))
+    finally:
+        os.close(lock)
+
+
+async def _serve(settings: Settings, paths: Paths) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await asyncio.to_thread(sweep, paths.engine_records)
+    reader = await asyncio.to_thread(open_reader, settings.devices)
+    appliance = Appliance(settings, paths, reader)
+    await appliance.open()
+    _require_keys(appliance)
+    tcp = listen_tcp(settings.server)
+    unix = listen_unix(paths.admin_socket)
+    appliance.listen = _address(tcp)
+    litestar = build_litestar(appliance)
+    servers = [
+        _Server(_config(Transport(name, appliance.gateway, litestar))) for name in ("tcp", "unix")
+    ]
+    appliance.start()
+    serving = [
+        asyncio.create_task(server.serve(sockets=[listener]), name=f"listener {listener.family}")
+        for server, listener in zip(servers, (tcp, unix), strict=True)
+    ]
+    logger.info("server.started listen=%s socket=%s", appliance.listen, paths.admin_socket)
+    # What lives until the end is not looked at by the collector again.
+    gc.freeze()
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({stopping, *serving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        await _stop(appliance, servers, serving, paths)
+
+
+async def _stop(
+    appliance: Appliance,
+    servers: list[_Server],
+    serving: list[asyncio.Task[None]],
+    paths: Paths,
+) -> None:
+    logger.info("server.draining limit_s=%s", appliance.settings.server.drain_timeout_s)
+    await appliance.drain()
+    for server in servers:
+        server.should_exit = True
+    # Engines end while the last answers leave.
+    await asyncio.gather(*serving, return_exceptions=True)
+    await appliance.close()
+    with contextlib.suppress(OSError):
+        paths.admin_socket.unlink()
+    logger.info("server.stopped")
+
+
+def _config(app: Transport) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=_CUT_OFF_S,
+        timeout_keep_alive=75,
+        backlog=2048,
+    )
+
+
+def _require_keys(appliance: Appliance) -> None:
+    """Beyond this machine nobody is served without a key."""
+    host = appliance.settings.server.host
+    if not is_loopback(host) and appliance.keys.count == 0:
+        raise ConfigError(
+            f"The server is to listen on {host}, which others can reach, but there are no keys.",
+            hint="Start it on 127.0.0.1 once, run `appliance keys create NAME`, then start again.",
+        )
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def describe(error: ApplianceError) -> str:
+    """What a person reads when the server does not start."""
+    return f"{error.message}\n{error.hint}" if error.hint else error.message

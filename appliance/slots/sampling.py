@@ -1,0 +1,70 @@
+"""The task that samples devices and publishes what people should see, at a bounded rate."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from appliance.protocol.devices import Device
+from appliance.protocol.events import DevicesSampled, Event
+from appliance.protocol.system import Totals
+from appliance.slots.board import SlotBoard
+from appliance.slots.monitor import DeviceMonitor, differs
+
+logger = logging.getLogger(__name__)
+
+# Models change with each request; people are told at most this often.
+_FLUSH_S = 0.25
+
+
+class Sampling:
+    """Owner of the sampling task."""
+
+    def __init__(
+        self,
+        monitor: DeviceMonitor,
+        board: SlotBoard,
+        *,
+        interval_s: float,
+        publish: Callable[[Event], None],
+    ) -> None:
+        self._monitor = monitor
+        self._board = board
+        self._interval_s = interval_s
+        self._publish = publish
+        self._last: tuple[list[Device], Totals] = ([], Totals())
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to sample."""
+        self._tasks = [
+            asyncio.create_task(self._sample(), name="sampling"),
+            asyncio.create_task(self._flush(), name="flushing"),
+        ]
+
+    async def stop(self) -> None:
+        """End the task."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _sample(self) -> None:
+        while True:
+            started = time.monotonic()
+            try:
+                await self._monitor.sample()
+                self._publish_if_changed()
+            except Exception:  # a bad sample must not end the task
+                logger.exception("sampling.failed")
+            await asyncio.sleep(max(self._interval_s - (time.monotonic() - started), 0.05))
+
+    async def _flush(self) -> None:
+        while True:
+            await asyncio.sleep(_FLUSH_S)
+            self._board.flush_changes()
+
+    def _publish_if_changed(self) -> None:
+        devices, totals = self._board.devices(), self._board.totals()
+        if differs(self._last[0], devices) or totals != self._last[1]:
+            self._last = (devices, totals)
+            self._publish(DevicesSampled(devices=devices, totals=totals))
