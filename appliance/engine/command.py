@@ -8,13 +8,14 @@ from appliance.engine.environments import EnvironmentRecord
 from appliance.engine.records import ENGINE_VARIABLE
 from appliance.protocol.devices import DeviceKind
 from appliance.protocol.models import ModelSettings
-from appliance.units import GIB
+from appliance.units import GIB, MIB
 
 # Nothing else of the server's environment reaches an engine: no tokens, no keys.
 _PASSED_ON = {
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR",
     "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR",
 }  # fmt: skip
+_LEAST_KV_CACHE_BYTES = 64 * MIB
 # Without the separate worker process a start takes a third less time and memory on the CPU.
 _IN_PROCESS_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
@@ -91,10 +92,16 @@ def build_env(
 
 
 def _memory_options(spec: EngineSpec, environment: EnvironmentRecord) -> list[str]:
-    """An explicit KV budget, so that several engines share a device; else a share of it."""
-    if spec.kv_cache_bytes and environment.has_flag("--kv-cache-memory-bytes"):
-        return ["--kv-cache-memory-bytes", str(spec.kv_cache_bytes)]
+    """An explicit KV budget, so that several engines share a device.
+
+    vLLM 0.32 refuses to start on a GPU with less free memory than its utilization asks for, also
+    when the KV budget is explicit (v1/worker/utils.py, request_memory), so both are given. On the
+    CPU only an explicit budget turns that check off, so models without a KV cache get one too.
+    """
+    options: list[str] = []
+    if environment.has_flag("--kv-cache-memory-bytes"):
+        options = ["--kv-cache-memory-bytes", str(max(spec.kv_cache_bytes, _LEAST_KV_CACHE_BYTES))]
     if spec.device_kind is DeviceKind.GPU and spec.device_bytes:
         share = min(spec.need_bytes / spec.device_bytes, 0.95)
-        return ["--gpu-memory-utilization", f"{share:.3f}"]
-    return []
+        options += ["--gpu-memory-utilization", f"{share:.3f}"]
+    return options

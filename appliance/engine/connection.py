@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from typing import cast
 
 import httptools
 
@@ -70,8 +71,8 @@ class _Protocol(asyncio.Protocol):
         return self.complete and not self.lost and bool(self._parser.should_keep_alive())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # uvloop's transports are asyncio's in all but their base class.
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self.received_any = True

@@ -20,6 +20,7 @@ _PATTERNS: tuple[tuple[FailureCause, re.Pattern[str], str], ...] = (
             r"out of memory|OutOfMemoryError|No available memory for the cache blocks"
             r"|is larger than the available KV cache memory"
             r"|larger than the maximum number of tokens that can be stored in KV cache"
+            r"|on startup is less than|allocation is less than requested memory"
             r"|Cannot allocate memory|MemoryError",
             re.IGNORECASE,
         ),
