@@ -1,6 +1,8 @@
 """The app: modes, keys that work everywhere, and what screens ask for."""
 
+import asyncio
 import os
+import signal
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -80,6 +82,10 @@ class ApplianceApp(App[None]):
         await self.switch_mode("dashboard")
         self.session.feed.on_change = self._changed
         self.call_after_refresh(self._start)
+        if not self.is_headless:
+            # A closed SSH session or a polite kill must leave the terminal as it was.
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                asyncio.get_running_loop().add_signal_handler(number, self.exit)
 
     async def on_unmount(self) -> None:
         """Let go of the connections."""

@@ -76,8 +76,14 @@ def busy(snapshot: Snapshot) -> Snapshot:
     return msgspec.structs.replace(snapshot, models=[*models, waiting])
 
 
-@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "160x48"])
-@pytest.mark.parametrize("state", ["live", "empty", "connecting", "stale", "loading", "failed"])
+@pytest.mark.parametrize(
+    ("state", "size"),
+    [
+        *((state, SMALL) for state in ("live", "empty", "connecting", "stale", "loading")),
+        *((state, LARGE) for state in ("live", "empty", "loading", "failed")),
+        ("failed", SMALL),
+    ],
+)
 def test_dashboard(snap_compare: Compare, state: str, size: tuple[int, int]) -> None:
     client = FakeClient(scenes.snapshot())
     before: Before = after()
@@ -102,20 +108,22 @@ def test_dashboard(snap_compare: Compare, state: str, size: tuple[int, int]) -> 
     assert snap_compare(make_app(client), terminal_size=size, run_before=before)
 
 
-@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "160x48"])
-@pytest.mark.parametrize("state", ["follow", "error", "filter", "wrap"])
+@pytest.mark.parametrize(
+    ("state", "size"),
+    [("follow", SMALL), ("follow", LARGE), ("error", SMALL), ("filter", SMALL), ("wrap", LARGE)],
+)
 def test_logs(snap_compare: Compare, state: str, size: tuple[int, int]) -> None:
     keys = {
         "follow": (),
         "error": ("e",),
-        "filter": ("slash", *"error|warn"),
+        "filter": ("slash", *"err"),
         "wrap": ("e", "w", "m", "j", "j"),
     }[state]
     client = FakeClient(scenes.snapshot())
     assert snap_compare(make_app(client), terminal_size=size, run_before=log_after(*keys))
 
 
-@pytest.mark.parametrize("count", [1, 2, 8, 16])
+@pytest.mark.parametrize("count", [1, 8, 16])
 def test_other_numbers_of_devices(snap_compare: Compare, count: int) -> None:
     client = FakeClient(scenes.snapshot(devices=scenes.many_devices(count)))
     assert snap_compare(make_app(client), terminal_size=SMALL, run_before=after())

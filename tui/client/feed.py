@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import Awaitable, Callable
 
@@ -14,6 +15,8 @@ from tui.state.connection import Connection, Link
 from tui.state.history import History
 from tui.state.view import View, apply
 from tui.text.sanitize import sanitize_line
+
+logger = logging.getLogger(__name__)
 
 _REFUSALS = frozenset({401, 403})
 
@@ -51,8 +54,10 @@ class Feed:
                 self._answered(error)
             except ClientError as error:
                 self._lost(error.message, error.hint)
-            except (OSError, ValueError) as error:
-                self._lost(sanitize_line(str(error)), "")
+            except Exception as error:
+                # The top of the worker: an error that escapes would end the whole interface.
+                logger.exception("feed.failed")
+                self._lost(sanitize_line(f"{type(error).__name__}: {error}"), "")
             await self._pause()
             self._set(link.retrying(self.connection, self._clock.monotonic()))
 

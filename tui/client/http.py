@@ -80,7 +80,7 @@ class HttpClient:
             seq = int(message.id) if message.id and message.id.isdecimal() else None
             try:
                 event = decoder.decode(message.data)
-            except msgspec.ValidationError:
+            except msgspec.DecodeError:
                 # An event of a newer server that this one does not know; the rest still counts.
                 yield Heard(seq=seq)
                 continue
@@ -91,7 +91,7 @@ class HttpClient:
         decoder = msgspec.json.Decoder(LogWindow)
         query = {"tail": str(tail), "follow": "true"}
         async for message in self._stream(_logs(engine), query, {}):
-            yield None if message.data is None else decoder.decode(message.data)
+            yield None if message.data is None else _decode(message.data, decoder)
 
     async def aclose(self) -> None:
         """Let go of the connections."""
@@ -138,6 +138,13 @@ class HttpClient:
             return UnreachableError(f"{self._target} went silent", START_HINT)
         reason = sanitize_line(str(error)) or type(error).__name__
         return UnreachableError(f"no answer from {self._target}: {reason}", START_HINT)
+
+
+def _decode(data: str, decoder: msgspec.json.Decoder[_T]) -> _T:
+    try:
+        return decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise UnreachableError(f"a message was not understood: {error}") from error
 
 
 def _model(model: str) -> str:

@@ -17,12 +17,13 @@ async def follow(
     engine: str,
     take: Callable[[LogWindow], None],
     note: Callable[[str], None],
+    tail: int = TAIL,
 ) -> None:
     """Give each window to `take` until cancelled; problems go to `note` and are tried again."""
     while True:
         try:
             client = await open_client()
-            async for window in client.follow_log(engine, TAIL):
+            async for window in client.follow_log(engine, tail):
                 note("")
                 if window is not None:
                     take(window)

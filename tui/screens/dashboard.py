@@ -1,18 +1,23 @@
 """Screen 1: devices, models, loads, activity and alerts."""
 
+import asyncio
 import shlex
 from typing import ClassVar
 
+from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
+from appliance.protocol.engines import LogWindow
 from appliance.protocol.models import Model
+from tui.client import log_reader
 from tui.client.session import Session
-from tui.widgets.dashboard_layout import Picture, dashboard
+from tui.widgets.dashboard_layout import Picture, dashboard, strip_rows
 from tui.widgets.intents import AskLoad, AskUnload, OpenDetails, OpenLogs, ShowCommand
 from tui.widgets.key_bar import KeyBar
 from tui.widgets.line_panel import LinePanel
+from tui.widgets.log_strip import KEPT, LogStrip
 from tui.widgets.look import Look
 from tui.widgets.model_table import sorted_models
 
@@ -24,6 +29,8 @@ _MODELS = Binding.Group("Models")
 
 class DashboardScreen(Screen[None]):
     """Everything about the machine on one screen; the model table holds the selection."""
+
+    STRIP_DELAY_S = 0.3
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
@@ -77,6 +84,7 @@ class DashboardScreen(Screen[None]):
         self._session = session
         self._selected: str | None = None
         self._picture = Picture()
+        self._strip = LogStrip()
 
     def compose(self) -> ComposeResult:
         """One panel for all rows, and the keys."""
@@ -111,8 +119,15 @@ class DashboardScreen(Screen[None]):
             can_change=session.may_change,
             readonly=session.readonly,
         )
-        self._picture = dashboard(session.feed, look, self._selected, session.target)
+        self._follow_strip(look)
+        strip = self._strip
+        self._picture = dashboard(session.feed, look, self._selected, session.target, strip)
         panel.show(self._picture.rows, dim=not session.feed.connection.is_current)
+
+    def on_screen_suspend(self) -> None:
+        """Hidden: read no log."""
+        self.workers.cancel_group(self, "strip")
+        self._strip.open(None, "")
 
     @property
     def selected(self) -> Model | None:
@@ -179,6 +194,30 @@ class DashboardScreen(Screen[None]):
             return
         self._selected = model
         self.paint()
+
+    def _follow_strip(self, look: Look) -> None:
+        """Read the log of the selected model where there is room for it."""
+        model = (
+            self.selected if strip_rows(self._session.feed.view, look) and self.is_current else None
+        )
+        engine = model.engine_id if model is not None else None
+        name = model.id if model is not None else ""
+        if (engine, name) != (self._strip.engine, self._strip.model):
+            self._strip.open(engine, name)
+            self._read_strip(engine)
+
+    @work(group="strip", exclusive=True)
+    async def _read_strip(self, engine: str | None) -> None:
+        if engine is None:
+            return
+        # Moving over the table should not open a stream for each row.
+        await asyncio.sleep(self.STRIP_DELAY_S)
+
+        def take(window: LogWindow) -> None:
+            if engine == self._strip.engine and self._strip.take(window):
+                self._session.feed.on_change()
+
+        await log_reader.follow(self._session.client, engine, take, lambda _note: None, tail=KEPT)
 
     def _keep_selection(self) -> None:
         models = self._session.feed.view.models

@@ -105,9 +105,9 @@ class LogsScreen(Screen[None]):
 
     def compose(self) -> ComposeResult:
         """Head, log, foot, filter, keys."""
-        yield LinePanel(id="log-head")
+        yield LinePanel(id="log-head", grows=True)
         yield LogView(rule=self._session.glyphs.rule, id="log")
-        yield LinePanel(id="log-foot")
+        yield LinePanel(id="log-foot", grows=True)
         yield FilterBar()
         yield KeyBar()
 

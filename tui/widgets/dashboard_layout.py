@@ -8,15 +8,27 @@ from tui.text.rows import Row, Span, pad_row
 from tui.widgets.activity import is_told, rates_row, recent_rows
 from tui.widgets.alert_list import alert_rows
 from tui.widgets.device_panel import device_rows
+from tui.widgets.log_strip import LogStrip
 from tui.widgets.look import XWIDE_COLUMNS, Look, note_row, rule_row
 from tui.widgets.model_detail import detail_rows
 from tui.widgets.model_table import model_head, model_row, sorted_models
 from tui.widgets.progress_row import failure_row, has_failed, progress_rows
 from tui.widgets.status_line import banner_rows, status_row
 
-_LEAST_MODELS = 4
 _DETAIL_ROWS = 5
 _MOST_PROGRESS = 4
+_STRIP_FROM_ROWS = 40
+_ABOVE_STRIP = 28
+_LEAST_STRIP = 6
+
+
+def strip_rows(view: View, look: Look) -> int:
+    """Lines for the log strip; 0 where there is no room for one."""
+    if look.width < XWIDE_COLUMNS or look.height < _STRIP_FROM_ROWS:
+        return 0
+    above = 3 + len(view.devices) + _models_need(view, None) + _DETAIL_ROWS
+    room = look.height - max(above, _ABOVE_STRIP)
+    return room if room >= _LEAST_STRIP else 0
 
 
 @dataclass(kw_only=True)
@@ -27,12 +39,17 @@ class Picture:
     models: dict[int, str] = field(default_factory=dict)
 
 
-def dashboard(feed: Feed, look: Look, selected: str | None, target: str) -> Picture:
+def dashboard(
+    feed: Feed, look: Look, selected: str | None, target: str, strip: LogStrip | None = None
+) -> Picture:
     """The whole screen without the key bar."""
     picture = Picture(rows=[status_row(feed, look, target)])
     picture.rows += banner_rows(feed.connection, look, target)
     if look.is_wide:
-        _two_columns(picture, feed, look, selected)
+        strip_room = strip_rows(feed.view, look)
+        _two_columns(picture, feed, look, selected, look.height - strip_room)
+        if strip is not None and strip_room:
+            picture.rows += strip.rows(look, look.width, strip_room)
     else:
         _one_column(picture, feed, look, selected)
     del picture.rows[look.height :]
@@ -67,11 +84,13 @@ def _one_column(picture: Picture, feed: Feed, look: Look, selected: str | None) 
     picture.rows += detail + bottom
 
 
-def _two_columns(picture: Picture, feed: Feed, look: Look, selected: str | None) -> None:
+def _two_columns(
+    picture: Picture, feed: Feed, look: Look, selected: str | None, height: int
+) -> None:
     view = feed.view
-    right_width = 62 if look.width >= XWIDE_COLUMNS else 44
+    right_width = 62 if look.width >= XWIDE_COLUMNS else 38
     left_width = look.width - right_width - 1
-    room = look.height - len(picture.rows)
+    room = height - len(picture.rows)
     left = Picture(rows=device_rows(view, look, left_width))
     detail = _detail(view, look, left_width, selected)
     if len(left.rows) + len(detail) + _models_need(view, selected) > room:

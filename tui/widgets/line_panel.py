@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.geometry import Region, Size
+from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
@@ -30,8 +30,11 @@ class LinePanel(Widget):
             self.panel = panel
             self.row = row
 
-    def __init__(self, *, id: str | None = None) -> None:
+    def __init__(self, *, id: str | None = None, grows: bool = False) -> None:
+        """`grows`: as high as its rows."""
         super().__init__(id=id)
+        self._grows = grows
+        self._height = 0
         self._rows: list[Row] = []
         self._dim = False
 
@@ -42,8 +45,10 @@ class LinePanel(Widget):
             self._dim = dim
             self.refresh()
             return
-        if len(old) != len(rows) and self.styles.height is not None and self.styles.is_auto_height:
-            self.refresh(layout=True)
+        if self._grows and len(rows) != self._height:
+            self._height = len(rows)
+            self.styles.height = len(rows)
+            self.refresh()
             return
         regions = [
             region
@@ -58,10 +63,6 @@ class LinePanel(Widget):
         """The painted text, line by line."""
         return ["".join(span.text for span in row) for row in self._rows]
 
-    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """As many lines as there are rows."""
-        return len(self._rows)
-
     def render_line(self, y: int) -> Strip:
         """One line of the picture."""
         base = self.rich_style
@@ -71,9 +72,8 @@ class LinePanel(Widget):
 
     def style_for(self, name: str) -> Style:
         """The style of a name, on this widget's own."""
-        style = self.rich_style
-        if name:
-            style += self.get_component_rich_style(f"row--{name}", partial=True)
+        # Not partial: only the whole style has its transparent colours blended.
+        style = self.get_component_rich_style(f"row--{name}") if name else self.rich_style
         return style + DIM if self._dim else style
 
     def on_click(self, event: events.Click) -> None:
@@ -81,20 +81,15 @@ class LinePanel(Widget):
         self.post_message(self.Picked(self, event.y))
 
     def _difference(self, old: list[Row], line: int) -> Region | None:
+        """From the first changed span to the last: one region a line costs the fewest bytes."""
         before = old[line] if line < len(old) else ()
         after = self._rows[line] if line < len(self._rows) else ()
         if before == after:
             return None
-        same = 0
-        for span, other in zip(before, after, strict=False):
-            if span != other:
-                break
-            same += width_of(span.text)
-        end = self.size.width
-        if sum(width_of(s.text) for s in before) == sum(width_of(s.text) for s in after):
-            end = sum(width_of(s.text) for s in after)
-            for span, other in zip(reversed(before), reversed(after), strict=False):
-                if span != other or end <= same:
-                    break
-                end -= width_of(span.text)
-        return Region(same, line, max(end - same, 1), 1)
+        widths = [width_of(span.text) for span in after]
+        widths_before = [width_of(span.text) for span in before]
+        if widths != widths_before:
+            return Region(0, line, max(sum(widths), sum(widths_before), 1), 1)
+        changed = [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b]
+        left = sum(widths[: changed[0]])
+        return Region(left, line, max(sum(widths[: changed[-1] + 1]) - left, 1), 1)

@@ -266,14 +266,12 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
         self.refresh(Region(0, 0, self.size.width, self.size.height))
 
     def _row_style(self, index: int, line: LogLine) -> Style:
-        style = self.rich_style
         name = "log--gap" if line.gap else _LEVELS.get(line.level)
-        if name:
-            style += self.get_component_rich_style(name, partial=True)
+        style = self.get_component_rich_style(name) if name else self.rich_style
         if not self.follow and index == self.cursor:
-            style += self.get_component_rich_style("log--cursor", partial=True)
+            style += _ground(self.get_component_rich_style("log--cursor"))
         elif self._in_range(index):
-            style += self.get_component_rich_style("log--range", partial=True)
+            style += _ground(self.get_component_rich_style("log--range"))
         return style + Style(dim=True) if self._dim else style
 
     def _in_range(self, index: int) -> bool:
@@ -300,3 +298,10 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
         if width_of(said) > self.size.width - 4:
             said = f" {gap:,} lines skipped "
         return said.center(self.size.width, self._rule)[: self.size.width]
+
+
+def _ground(style: Style) -> Style:
+    """The background of a style; where a theme has none to give, reverse video."""
+    if style.bgcolor is None or style.bgcolor.is_default:
+        return Style(reverse=True)
+    return Style(bgcolor=style.bgcolor)
