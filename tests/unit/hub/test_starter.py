@@ -1,4 +1,5 @@
 import hashlib
+import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,11 @@ def test_only_the_models_files_and_the_licence(machine: Machine) -> None:
     assert files_below(path) == ["1_Pooling/config.json", "LICENSE", "SOURCE.txt", "config.json"]
     assert "Apache-2.0" in (path / "SOURCE.txt").read_text()
     assert names_in(machine.models) == ["fake"]
+
+
+def test_recommended_sampling_is_added(machine: Machine) -> None:
+    path = machine.prepare(replace(machine.starter, sampling=(("temperature", 0.2),)))
+    assert json.loads((path / "generation_config.json").read_text()) == {"temperature": 0.2}
 
 
 def test_second_call_returns_at_once(machine: Machine) -> None:
