@@ -22,10 +22,14 @@ def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Resp
         found = NotFoundError(f"There is nothing at {request.method} {request.url.path}.")
         return _response(404, found)
     cause = error.__cause__
-    detail = str(cause) if isinstance(cause, msgspec.MsgspecError) else error.detail
-    extra = "; ".join(_said(each) for each in error.extra) if isinstance(error.extra, list) else ""
+    if isinstance(cause, msgspec.MsgspecError):
+        detail = str(cause).replace("`$.data", "`$")
+    elif isinstance(error.extra, list) and error.extra:
+        detail = "; ".join(_said(each) for each in error.extra)
+    else:
+        detail = error.detail
     invalid = InvalidRequestError(
-        f"{detail}{': ' + extra if extra else ''}.".replace("..", "."),
+        f"{detail.rstrip('.')}.",
         hint="The description of the API is at /admin/v1/schema.",
     )
     return _response(error.status_code, invalid)

@@ -27,10 +27,16 @@ from appliance.gateway.asgi import (
 from appliance.gateway.errors import error_event, openai_error, unexpected
 from appliance.gateway.listing import list_models, one_model, waiting_comment
 from appliance.gateway.proxy import STREAM_HEADERS, forward
+from appliance.protocol.models import Task
+from appliance.registry.registry import Registry
 from appliance.slots.leases import Lease
 from appliance.slots.scheduler import SlotScheduler
 
-_FORWARDED = {"/v1/chat/completions", "/v1/completions", "/v1/embeddings"}
+_FORWARDED = {
+    "/v1/chat/completions": Task.GENERATE,
+    "/v1/completions": Task.GENERATE,
+    "/v1/embeddings": Task.EMBED,
+}
 _LISTING = "/v1/models"
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
 # Larger bodies are decoded in a thread: 2 MB take some milliseconds.
@@ -50,6 +56,7 @@ class Gateway:
     def __init__(
         self,
         slots: SlotScheduler,
+        registry: Registry,
         keys: Keys,
         *,
         must_have_key: Callable[[], bool],
@@ -57,6 +64,7 @@ class Gateway:
         heartbeat_s: float,
     ) -> None:
         self._slots = slots
+        self._registry = registry
         self._keys = keys
         self._must_have_key = must_have_key
         self._max_body_bytes = max_body_bytes
@@ -108,6 +116,7 @@ class Gateway:
                 hint="GET /v1/models lists the models of this server.",
                 param="model",
             )
+        self._check_task(fields.model, path)
         async with AsyncExitStack() as stack:
             entering = stack.enter_async_context(self._slots.lease(fields.model))
             if fields.stream is True:
@@ -151,6 +160,16 @@ class Gateway:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             raise
+
+    def _check_task(self, model: str, path: str) -> None:
+        """Refused before anything is loaded. Raises ModelNotFoundError too."""
+        task = self._registry.get(model).settings.task
+        if task is not _FORWARDED[path]:
+            raise InvalidRequestError(
+                f"The model {model!r} is for {task.value}; it does not serve {path}.",
+                hint="GET /v1/models tells what each model can do.",
+                param="model",
+            )
 
     def _check_key(self, scope: Scope) -> None:
         if scope.get(TRANSPORT) != "unix" and self._must_have_key():

@@ -92,6 +92,7 @@ class Appliance:
         self.overview = Overview(self.slots.board, self.bus, self.info)
         self.gateway = Gateway(
             self.slots,
+            self.registry,
             self.keys,
             must_have_key=self.must_have_key,
             max_body_bytes=settings.server.max_body_bytes,

@@ -1,0 +1,183 @@
+"""A program that behaves like a vLLM engine, well or badly: for faults that a real one does not
+produce on demand. Its behaviour is read from `stub.json` in the model's directory; standard
+library only.
+"""
+
+import argparse
+import asyncio
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+READING = "INFO 01-01 00:00:00 [api_utils.py:286] non-default args: {}"
+OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+
+
+class StubEngine:
+    def __init__(self, model: str, behaviour: dict) -> None:
+        self.model = model
+        self.behaviour = behaviour
+        self.tokens = 0
+
+    async def serve(self, socket: str) -> None:
+        server = await asyncio.start_unix_server(self.on_connection, socket)
+        async with server:
+            await server.serve_forever()
+
+    async def on_connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                length = 0
+                for line in head.split("\r\n"):
+                    name, _, value = line.partition(":")
+                    if name.lower() == "content-length":
+                        length = int(value)
+                body = await reader.readexactly(length)
+                method, path, _ = head.split(" ", 2)
+                await self.answer(method, path, body, writer, head)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def answer(
+        self, method: str, path: str, body: bytes, writer: asyncio.StreamWriter, head: str
+    ) -> None:
+        if path == "/health":
+            self.reply(writer, 200, b"")
+        elif path == "/v1/models":
+            name = self.behaviour.get("serves", self.model)
+            self.reply_json(writer, 200, {"data": [{"id": name, "max_model_len": 128}]})
+        elif path == "/metrics":
+            self.reply(writer, 200, f"vllm:generation_tokens_total{{}} {self.tokens}\n".encode())
+        elif path == "/v1/embeddings":
+            data = [{"object": "embedding", "index": 0, "embedding": [0.5, 0.5]}]
+            self.reply_json(writer, 200, {"object": "list", "data": data, "model": self.model})
+        else:
+            await self.complete(json.loads(body), writer, head, body)
+        await writer.drain()
+
+    async def complete(
+        self, request: dict, writer: asyncio.StreamWriter, head: str, raw: bytes
+    ) -> None:
+        text = json.dumps(request)
+        if "die before" in text:
+            os._exit(3)
+        if "bad request" in text:
+            error = {"message": "no", "type": "BadRequestError", "param": None, "code": 400}
+            self.reply_json(writer, 400, {"error": error})
+            return
+        count = int(request.get("max_tokens") or 5)
+        pause = float(self.behaviour.get("token_s", 0.01))
+        if not request.get("stream"):
+            await asyncio.sleep(pause * count)
+            self.tokens += count
+            message = {"role": "assistant", "content": "x" * count}
+            self.reply_json(
+                writer,
+                200,
+                {
+                    "id": "chatcmpl-1",
+                    "object": "chat.completion",
+                    "created": 1,
+                    "model": self.model,
+                    "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+                    "usage": {
+                        "prompt_tokens": 1,
+                        "completion_tokens": count,
+                        "total_tokens": count + 1,
+                    },
+                    "pid": os.getpid(),
+                    "head": head,
+                    "raw": raw.decode(),
+                },
+            )
+            return
+        writer.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
+            b"transfer-encoding: chunked\r\n\r\n"
+        )
+        for index in range(count):
+            delta = {"index": 0, "delta": {"content": f"t{index} "}, "finish_reason": None}
+            chunk = {
+                "id": "chatcmpl-1",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": self.model,
+                "choices": [delta],
+            }
+            self.chunk(writer, b"data: " + json.dumps(chunk).encode() + b"\n\n")
+            await writer.drain()
+            self.tokens += 1
+            if "die amid" in text and index == count // 2:
+                os._exit(3)
+            if "error amid" in text and index == count // 2:
+                error = {"message": "boom", "type": "InternalServerError", "code": 500}
+                self.chunk(writer, b"data: " + json.dumps({"error": error}).encode() + b"\n\n")
+            await asyncio.sleep(pause)
+        self.chunk(writer, b"data: [DONE]\n\n")
+        writer.write(b"0\r\n\r\n")
+
+    @staticmethod
+    def chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
+        writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+    @staticmethod
+    def reply(writer: asyncio.StreamWriter, status: int, body: bytes) -> None:
+        writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+
+    @classmethod
+    def reply_json(cls, writer: asyncio.StreamWriter, status: int, value: dict) -> None:
+        body = json.dumps(value).encode()
+        writer.write(
+            f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+
+
+def start_worker(name: bytes, *, ignores_term: bool) -> None:
+    """A child like vLLM's engine core, which does not die with its parent."""
+    if os.fork():
+        return
+    ctypes.CDLL(None).prctl(15, name, 0, 0, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if ignores_term else signal.SIG_DFL)
+    while True:
+        time.sleep(60)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model")
+    parser.add_argument("--served-model-name")
+    parser.add_argument("--uds")
+    arguments, _ = parser.parse_known_args()
+    behaviour = json.loads((Path(arguments.model) / "stub.json").read_text())
+    print(READING, flush=True)
+    with (Path(arguments.model) / "starts").open("a") as starts:
+        starts.write(f"{os.getpid()}\n")
+    if behaviour.get("fails") == "oom":
+        sys.exit(OOM)
+    if behaviour.get("fails") == "quietly":
+        sys.exit(7)
+    if behaviour.get("ignores_term"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    start_worker(b"VLLM::EngineCore", ignores_term=bool(behaviour.get("ignores_term")))
+    held = bytearray(int(behaviour.get("memory_bytes", 0)))
+    time.sleep(float(behaviour.get("load_s", 0.1)))
+    if behaviour.get("hangs"):
+        time.sleep(3600)
+    print("Loading weights took 0.1 seconds", flush=True)
+    asyncio.run(StubEngine(arguments.served_model_name, behaviour).serve(arguments.uds))
+    del held
+
+
+if __name__ == "__main__":
+    main()
