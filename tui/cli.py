@@ -101,7 +101,7 @@ def _run_app(options: argparse.Namespace, target: Target, key: str | None) -> in
     os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
     from tui.app import ApplianceApp
     from tui.client.session import Session
-    from tui.theme import choose_theme
+    from tui.theme import choose_theme, theme_names
 
     session = Session(
         make_client=lambda: _make_client(target, key),
@@ -109,6 +109,11 @@ def _run_app(options: argparse.Namespace, target: Target, key: str | None) -> in
         readonly=options.readonly,
         ascii=options.ascii or needs_ascii(os.environ, locale.getpreferredencoding(False)),
     )
-    app = ApplianceApp(session, theme=choose_theme(options.theme, os.environ))
+    theme = choose_theme(options.theme, os.environ)
+    if theme not in theme_names():
+        print(f"appliance tui: no theme {theme!r}. There are: {', '.join(theme_names())}.",
+              file=sys.stderr)  # fmt: skip
+        return 2
+    app = ApplianceApp(session, theme=theme)
     app.run(mouse=not options.no_mouse)
     return app.return_code or 0

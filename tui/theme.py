@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from textual.theme import Theme
+from textual.theme import BUILTIN_THEMES, Theme
 
 STYLE_NAMES = (
     "title", "muted", "name", "selected", "head", "rule", "key", "cursor", "accent",
@@ -52,3 +52,8 @@ def choose_theme(wanted: str | None, environ: Mapping[str, str]) -> str:
     if wanted:
         return wanted
     return COLOURLESS if environ.get("NO_COLOR") else DEFAULT
+
+
+def theme_names() -> list[str]:
+    """Every theme that can be chosen."""
+    return sorted({*BUILTIN_THEMES, *(theme.name for theme in THEMES)})

@@ -194,7 +194,7 @@ async def test_the_palette_finds_a_models_log(client: FakeClient) -> None:
         app = await open_live(pilot)
         await pilot.press("colon")
         await until(pilot, lambda: app.screen.query(Input).first() is not None)
-        await pilot.press(*"logs gemma")
+        await pilot.press(*"logs gem")
         await until(pilot, lambda: "logs gemma3-27b" in shown(app))
         await pilot.pause(0.3)
         await pilot.press("enter")

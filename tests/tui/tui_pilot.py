@@ -1,5 +1,6 @@
 """Waiting for what the screen shows, without fixed sleeps."""
 
+import asyncio
 from collections.abc import Callable
 
 from textual.pilot import Pilot
@@ -11,11 +12,11 @@ from tui.state.connection import Link
 
 
 async def until(pilot: Pilot[None], condition: Callable[[], bool]) -> None:
-    for _ in range(200):
+    for _ in range(600):
         if condition():
             await pilot.pause()
             return
-        await pilot.pause(0.01)
+        await asyncio.sleep(0.005)
     raise AssertionError("it never came true")
 
 

@@ -14,6 +14,8 @@ from tui.text.sanitize import sanitize
 
 _Result = TypeVar("_Result")
 _GROUP = Binding.Group("Dialogs")
+_FRAME_ROWS = 4
+"""Border, the line above the buttons, and the buttons."""
 
 
 def fact(text: str, *, classes: str = "", id: str | None = None) -> Static:
@@ -67,6 +69,11 @@ class Dialog(ModalScreen[_Result]):
     def compose_buttons(self) -> Iterable[Widget]:
         """What can be answered."""
         yield button("Close", "close")
+
+    def on_resize(self) -> None:
+        """The buttons stay in sight: the body scrolls within what the frame leaves."""
+        room = self.size.height - _FRAME_ROWS
+        self.query_one("#body", VerticalScroll).styles.max_height = max(room, 1)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """Buttons named `close` close."""

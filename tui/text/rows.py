@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from tui.text.fit import shorten, width_of
+from tui.text.fit import cut_cells, width_of
 
 
 class Span(NamedTuple):
@@ -28,7 +28,7 @@ def crop_row(row: Row, width: int) -> Row:
     for span in row:
         size = width_of(span.text)
         if size >= left:
-            spans.append(Span(shorten(span.text, left), span.style))
+            spans.append(Span(cut_cells(span.text, left)[0] if left > 0 else "", span.style))
             break
         spans.append(span)
         left -= size

@@ -6,12 +6,14 @@ from appliance.protocol.engines import Engine
 from tui.client.feed import Feed
 from tui.state.view import View
 from tui.text import format as text
-from tui.text.fit import shorten
+from tui.text.fit import shorten, wrap
 from tui.text.rows import Row, Span, spread
 from tui.text.sanitize import sanitize_line
 from tui.widgets.log_view import LogView
 from tui.widgets.look import Look, rule_with
 from tui.widgets.status_line import banner_rows, link_row
+
+_NOTE_ROWS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +56,8 @@ def head_rows(feed: Feed, look: Look, target: str, place: LogPlace, log: LogView
     rule = rule_with(look, look.width, title, _filter_text(log))
     rows = [spread(left, right, look.width), *banner_rows(feed.connection, look, target), rule]
     if place.note:
-        note = f" ! {sanitize_line(place.note)}"
-        rows.append((Span(shorten(note, look.width, ellipsis=look.glyphs.ellipsis), "warn"),))
+        lines = wrap(f"! {sanitize_line(place.note)}", look.width - 2)
+        rows += [(Span(f" {line}", "warn"),) for line in lines[:_NOTE_ROWS]]
     return rows
 
 

@@ -56,7 +56,7 @@ def bar_spans(ratio: float | None, width: int, glyphs: Glyphs) -> Row:
 def failure_row(model: Model, look: Look, width: int) -> Row:
     """Why the selected model failed, in one line."""
     assert model.failure is not None
-    right: Row = (Span("  Enter: why, what to do ", "key"),) if width >= 60 else ()
+    right: Row = (Span("  Enter: why ", "key"),) if width >= 60 else ()
     name = shorten_middle(sanitize_line(model.id), 24, ellipsis=look.glyphs.ellipsis)
     reason = f"     {look.glyphs.error} {name}: {sanitize_line(model.failure.message)}"
     left = shorten(reason, width - row_width(right), ellipsis=look.glyphs.ellipsis)
