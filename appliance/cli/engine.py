@@ -18,7 +18,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     _add_install(verbs)
     listing = verbs.add_parser("list", help="list the environments")
-    listing.add_argument("--json", action="store_true", help="as JSON")
+    listing.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="as JSON")
     listing.set_defaults(func=_list)
     for name, help_text, function in (
         ("use", "choose the environment of models that name none", _use),
@@ -74,7 +74,7 @@ def _install(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     store = _store()
     views = [store.view(record) for record in store.records()]
-    if args.json:
+    if getattr(args, "json", False):
         print(msgspec.json.encode(views).decode())
         return 0
     if not views:

@@ -42,7 +42,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     add.add_argument(
         "--no-register", action="store_true", help="only prepare the files; needs no server"
     )
-    add.add_argument("--json", action="store_true", help="as JSON")
+    add.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="as JSON")
     add.set_defaults(func=_add)
 
 
@@ -63,7 +63,7 @@ def _add(args: argparse.Namespace) -> int:
         added.append(
             AddedModel(id=starter.id, path=str(path), task=starter.task, registered=registered)
         )
-    if args.json:
+    if getattr(args, "json", False):
         print(msgspec.json.encode(added).decode())
     return 0
 
