@@ -142,6 +142,9 @@ class Guardian:
                 code = os.waitstatus_to_exitcode(status)
                 self._status = code if code >= 0 else 128 - code
                 self._term_again_at = None
+                for left in descendants(os.getpid()):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(left, signal.SIGTERM)
                 leftover = time.monotonic() + _LEFTOVER_S
                 self._kill_at = leftover if self._kill_at is None else min(self._kill_at, leftover)
 

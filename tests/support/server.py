@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -136,8 +137,9 @@ class ServerProcess:
     def _is_ready(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, self.log.read_text()
-        if not self.paths.admin_socket.exists():
-            return False
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(self.paths.admin_socket)):
+                return False
         try:
             return self.admin("GET", "/state").status_code == 200
         except httpx.HTTPError:
