@@ -35,6 +35,8 @@ class EngineSpec:
     device_indices: tuple[int, ...]
     device_bytes: int
     """Size of the smallest device that it uses."""
+    cpu_cores: tuple[int, ...]
+    """Cores that this process may use."""
     socket: Path
     cache: Path
 
@@ -86,9 +88,18 @@ def build_env(
         env["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in spec.device_indices)
     else:
         env["CUDA_VISIBLE_DEVICES"] = ""
+        if spec.settings.tp_size > 1:
+            env["VLLM_CPU_OMP_THREADS_BIND"] = _cores_by_rank(spec)
         if not environment.has_flag("--kv-cache-memory-bytes"):
             env["VLLM_CPU_KVCACHE_SPACE"] = str(max(round(spec.kv_cache_bytes / GIB), 1))
     return env | spec.settings.env
+
+
+def _cores_by_rank(spec: EngineSpec) -> str:
+    """The cores of each rank, ranks separated by a bar; ranks share where cores lack."""
+    ranks, cores = spec.settings.tp_size, spec.cpu_cores
+    groups = [cores[rank::ranks] or (cores[rank % len(cores)],) for rank in range(ranks)]
+    return "|".join(",".join(str(core) for core in group) for group in groups)
 
 
 def _memory_options(spec: EngineSpec, environment: EnvironmentRecord) -> list[str]:

@@ -1,5 +1,6 @@
 """From a decision to an engine: specification, environment, log file, supervisor."""
 
+import os
 import re
 import secrets
 from collections.abc import Callable, Sequence
@@ -66,6 +67,7 @@ class EngineLauncher:
             device_kind=kind,
             device_indices=tuple(room.index for room in rooms),
             device_bytes=min(room.total_bytes for room in rooms),
+            cpu_cores=tuple(sorted(os.sched_getaffinity(0))),
             socket=self._paths.engine_records / f"{engine_id}.sock",
             cache=self._paths.cache,
         )

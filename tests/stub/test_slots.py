@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.stub.conftest import MIB, MakeModel, MakeServer, starts_of
+from tests.support.recorder import Recorder
 from tests.support.server import ServerProcess
 from tests.support.wait import wait_until
 
@@ -18,26 +19,6 @@ TWO_DEVICES = ONE_DEVICE * 2
 def ask(server: ServerProcess, model: str, **fields: object) -> int:
     body = {"model": model, "messages": [], **fields}
     return httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).status_code
-
-
-class Recorder:
-    """Collects the event stream in a thread."""
-
-    def __init__(self, server: ServerProcess) -> None:
-        self.events: list[dict[str, object]] = []
-        self._thread = threading.Thread(target=self._read, args=(server,), daemon=True)
-        self._thread.start()
-        wait_until(lambda: self.events)
-
-    def _read(self, server: ServerProcess) -> None:
-        try:
-            for event in server.events():
-                self.events.append(event)
-        except httpx.HTTPError:
-            return
-
-    def of(self, kind: str) -> list[dict[str, object]]:
-        return [event for event in self.events if event["type"] == kind]
 
 
 def test_two_models_that_do_not_fit_together_take_turns_and_the_pinned_one_stays(
