@@ -88,6 +88,9 @@ def build_env(
         env["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in spec.device_indices)
     else:
         env["CUDA_VISIBLE_DEVICES"] = ""
+        # The first request for logprobs would compile a kernel for 16 s, and kill the engine on a
+        # machine without a C++ compiler (vLLM 0.32).
+        env["TORCHDYNAMO_DISABLE"] = "1"
         if spec.settings.tp_size > 1:
             env["VLLM_CPU_OMP_THREADS_BIND"] = _cores_by_rank(spec)
         if not environment.has_flag("--kv-cache-memory-bytes"):

@@ -69,6 +69,13 @@ class Registry:
                 param="model",
             ) from None
 
+    def read_again(self, model_id: str) -> KnownModel:
+        """Look again for the files of a model that had none (reads a few small files)."""
+        known = self.get(model_id)
+        stored = StoredModel(id=known.id, settings=known.settings, created_at=known.created_at)
+        self._models[model_id] = _known(stored)
+        return self._models[model_id]
+
     async def create(self, body: ModelCreate) -> KnownModel:
         """Add a model. Raises ConflictError and InvalidRequestError."""
         _check_id(body.id)

@@ -198,6 +198,8 @@ class SlotScheduler:
         """Act on one wish; returns the devices that no younger one may take."""
         known = self._registry.get(slot.model)
         if known.facts is None:
+            known = self._registry.read_again(slot.model)
+        if known.facts is None:
             problem = known.problem or "Its files are gone."
             self._lives.give_up(slot, FailureCause.MISSING_FILES, problem, "Add it again.")
             return set()

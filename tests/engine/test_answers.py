@@ -63,9 +63,14 @@ def test_a_stream_arrives_in_pieces_and_ends_with_usage(sdk: openai.OpenAI) -> N
 
 def test_completions_and_logprobs_pass_through(sdk: openai.OpenAI) -> None:
     answer = sdk.completions.create(
-        model="smollm2-135m", prompt="The capital of France is", max_tokens=3, temperature=0
+        model="smollm2-135m",
+        prompt="The capital of France is",
+        max_tokens=3,
+        temperature=0,
+        logprobs=2,
     )
     assert "Paris" in answer.choices[0].text
+    assert answer.choices[0].logprobs is not None
 
 
 def test_embeddings_of_similar_sentences_are_closer(

@@ -230,3 +230,19 @@ def test_a_model_that_cannot_be_is_refused(
     error = response.json()["error"]
     assert error["param"] == param
     assert error["hint"]
+
+
+def test_a_model_whose_files_come_back_can_be_loaded_again(
+    make_server: MakeServer, make_model: MakeModel
+) -> None:
+    server = make_server(ONE_DEVICE)
+    path = make_model("a")
+    server.add_model("a", path, memory_bytes=100 * MIB)
+    config = path / "config.json"
+    away = config.rename(path / "away")
+    server.stop()
+    server.start()
+    assert ask(server, "a") == 503
+    assert server.model("a")["failure"]["cause"] == "missing_files"
+    away.rename(config)
+    server.load("a")
