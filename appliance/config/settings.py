@@ -153,6 +153,7 @@ class DeviceSettings(_Section, frozen=True, kw_only=True):
     sample_interval: str | float = "1s"
     """Between two readings."""
     simulated: list[SimulatedDevice] = []
+    """Pretended GPUs, each with a `memory` and, if you like, a `name`; see below."""
 
     @property
     def cpu_memory_bytes(self) -> int | None:

@@ -82,6 +82,7 @@ class Appliance:
             engines=settings.engines,
             publish=self.bus.publish,
         )
+        self.bus.listen(self.slots.board.on_event)
         self.sampling = Sampling(
             self.monitor,
             self.slots.board,

@@ -9,7 +9,7 @@ from appliance.engine.supervisor import EngineSupervisor
 from appliance.estimate.estimator import Estimate, estimate
 from appliance.protocol.devices import Device
 from appliance.protocol.engines import Engine
-from appliance.protocol.events import Event, ModelChanged
+from appliance.protocol.events import EngineChanged, Event, ModelChanged
 from appliance.protocol.models import Model
 from appliance.protocol.placement import PlanVerdict
 from appliance.protocol.system import Totals
@@ -67,6 +67,11 @@ class SlotBoard:
         for model in changed:
             if model in self._slots:
                 self._publish(ModelChanged(model=self.model(model)))
+
+    def on_event(self, event: Event) -> None:
+        """A model shows its engine's state and progress, so it changes with it."""
+        if isinstance(event, EngineChanged) and event.engine.model in self._slots:
+            self._changed.add(event.engine.model)
 
     def tell(self, slot: Slot) -> None:
         """Publish one model now."""

@@ -246,3 +246,20 @@ def test_a_model_whose_files_come_back_can_be_loaded_again(
     assert server.model("a")["failure"]["cause"] == "missing_files"
     away.rename(config)
     server.load("a")
+
+
+def test_load_progress_reaches_those_who_follow_events(
+    make_server: MakeServer, make_model: MakeModel
+) -> None:
+    server = make_server(ONE_DEVICE)
+    server.add_model("a", make_model("a", load_s=2), memory_bytes=100 * MIB)
+    recorder = Recorder(server)
+    server.load("a")
+    ratios = [
+        event["model"]["progress"]["ratio"]
+        for event in recorder.of("model")
+        if event["model"]["progress"] is not None
+    ]
+    assert len(ratios) >= 3
+    assert ratios == sorted(ratios)
+    assert ratios[-1] > ratios[0]
