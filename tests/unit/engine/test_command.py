@@ -37,7 +37,7 @@ def environment(
 
 def spec(kind: DeviceKind = DeviceKind.CPU, **changes: object) -> EngineSpec:
     settings = {
-        name: changes.pop(name) for name in ModelSettings.__struct_fields__ if name in changes
+        name: changes.pop(name) for name in set(changes) - set(EngineSpec.__dataclass_fields__)
     }
     fields: dict[str, object] = {
         "engine_id": "eng_1",
