@@ -68,6 +68,10 @@ class SlotBoard:
             if model in self._slots:
                 self._publish(ModelChanged(model=self.model(model)))
 
+    def mark_changed(self, model: str) -> None:
+        """Tell people about the model soon; no decision depends on it."""
+        self._changed.add(model)
+
     def on_event(self, event: Event) -> None:
         """A model shows its engine's state and progress, so it changes with it."""
         if isinstance(event, EngineChanged) and event.engine.model in self._slots:

@@ -10,6 +10,7 @@ from appliance.protocol.events import DevicesSampled, Event
 from appliance.protocol.system import Totals
 from appliance.slots.board import SlotBoard
 from appliance.slots.monitor import DeviceMonitor, differs
+from appliance.units import MIB
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Sampling:
         self._interval_s = interval_s
         self._publish = publish
         self._last: tuple[list[Device], Totals] = ([], Totals())
+        self._measured: dict[str, object] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -53,6 +55,7 @@ class Sampling:
             started = time.monotonic()
             try:
                 await self._monitor.sample()
+                self._mark_measured()
                 self._publish_if_changed()
             except Exception:  # a bad sample must not end the task
                 logger.exception("sampling.failed")
@@ -62,6 +65,17 @@ class Sampling:
         while True:
             await asyncio.sleep(_FLUSH_S)
             self._board.flush_changes()
+
+    def _mark_measured(self) -> None:
+        """Models whose measured figures a person would see change."""
+        seen: dict[str, object] = {}
+        for each in self._board.running():
+            supervisor = each.supervisor
+            figures = (supervisor.id, each.tokens_per_s, supervisor.memory_bytes // (16 * MIB))
+            seen[supervisor.model] = figures
+            if self._measured.get(supervisor.model) != figures:
+                self._board.mark_changed(supervisor.model)
+        self._measured = seen
 
     def _publish_if_changed(self) -> None:
         devices, totals = self._board.devices(), self._board.totals()
