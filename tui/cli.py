@@ -75,7 +75,8 @@ def _is_screen(environ: Mapping[str, str]) -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _make_client(target: Target, key: str | None) -> Client:
+def make_client(target: Target, key: str | None) -> Client:
+    """The way to the server."""
     # Imported late: the first frame is drawn before the HTTP library is read from disk.
     from tui.client.http import HttpClient
 
@@ -86,7 +87,7 @@ def _print_once(target: Target, key: str | None, *, as_json: bool) -> int:
     from tui import once
 
     async def fetch() -> str:
-        client = _make_client(target, key)
+        client = make_client(target, key)
         try:
             snapshot = await client.state()
         finally:
@@ -104,7 +105,7 @@ def _run_app(options: argparse.Namespace, target: Target, key: str | None) -> in
     from tui.theme import choose_theme, theme_names
 
     session = Session(
-        make_client=lambda: _make_client(target, key),
+        make_client=lambda: make_client(target, key),
         target=str(target),
         readonly=options.readonly,
         ascii=options.ascii or needs_ascii(os.environ, locale.getpreferredencoding(False)),
