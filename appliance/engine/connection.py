@@ -38,6 +38,7 @@ class _Protocol(asyncio.Protocol):
         self.received_any = False
         self.lost = False
         self.idle_since = 0.0
+        self._will_keep = False
         self._parser = httptools.HttpResponseParser(self)
         self._buffered = 0
         self._paused = False
@@ -68,7 +69,7 @@ class _Protocol(asyncio.Protocol):
     @property
     def keeps_alive(self) -> bool:
         """Whether the engine will take another request."""
-        return self.complete and not self.lost and bool(self._parser.should_keep_alive())
+        return self.complete and self._will_keep and not (self.lost or self._paused)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are asyncio's in all but their base class.
@@ -115,6 +116,8 @@ class _Protocol(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self.status >= 200:
             self.complete = True
+            # The parser forgets it when the message is over.
+            self._will_keep = bool(self._parser.should_keep_alive())
         else:
             self.headers = []
 
