@@ -270,3 +270,69 @@ async def test_cancelled_request_closes_its_connection(
     engine.answer = answer_ok
     assert await (await pool.request("GET", "/")).read() == b"ok"
     assert engine.connections == 2
+
+
+async def test_connection_is_used_again(engine: Engine, pool: EngineConnections) -> None:
+    for number in range(5):
+        response = await pool.request("GET", f"/{number}")
+        assert await response.read() == b"ok"
+    assert len(engine.requests) == 5
+    assert engine.connections == 1
+
+
+async def test_requests_at_once_have_connections_of_their_own(
+    engine: Engine, pool: EngineConnections
+) -> None:
+    first, second = await pool.request("GET", "/1"), await pool.request("GET", "/2")
+    assert await asyncio.gather(first.read(), second.read()) == [b"ok", b"ok"]
+    assert engine.connections == 2
+    again = await pool.request("GET", "/3")
+    assert await again.read() == b"ok"
+    assert engine.connections == 2
+
+
+async def test_engine_that_began_to_answer_is_not_asked_again(
+    engine: Engine, pool: EngineConnections
+) -> None:
+    async def answer(_: Engine, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-le")
+        writer.close()
+
+    await (await pool.request("GET", "/1")).read()
+    engine.answer = answer
+    with pytest.raises(ConnectionLostError):
+        await pool.request("GET", "/2")
+    assert engine.connections == 1
+
+
+async def test_connection_of_a_stream_is_used_again(
+    engine: Engine, pool: EngineConnections
+) -> None:
+    async def answer(_: Engine, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED + b"2\r\nok\r\n0\r\n\r\n")
+
+    engine.answer = answer
+    for _ in range(3):
+        assert await (await pool.request("GET", "/")).read() == b"ok"
+    assert engine.connections == 1
+
+
+async def test_answer_that_nobody_read_does_not_block_the_next_one(
+    engine: Engine, pool: EngineConnections
+) -> None:
+    async def answer(engine: Engine, writer: asyncio.StreamWriter) -> None:
+        size = 256 * 1024 + 1000
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size)
+        await writer.drain()
+        engine.go_on.set()
+
+    engine.answer = answer
+    response = await pool.request("GET", "/")
+    await engine.go_on.wait()
+    # The client takes what is left in the socket; then the answer is complete and unread.
+    for _ in range(100):
+        await asyncio.sleep(0)
+    response.release()
+    engine.answer = answer_ok
+    async with asyncio.timeout(2.0):
+        assert await (await pool.request("GET", "/")).read() == b"ok"

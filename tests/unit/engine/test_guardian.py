@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from appliance.engine import guardian
+from appliance.engine.process import end_session
 from tests.support.wait import wait_until
 
 LIMIT_S = 10.0
@@ -53,9 +54,9 @@ def start() -> Iterator[Start]:
 
     yield start_one
     for child in started:
-        if child.poll() is None:
-            child.kill()
+        child.kill()
         child.wait(LIMIT_S)
+        end_session(child.pid)
         for pipe in (child.stdin, child.stderr):
             assert pipe is not None
             pipe.close()
