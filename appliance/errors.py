@@ -58,6 +58,12 @@ class NotFoundError(ApplianceError):
     code = "not_found"
 
 
+class WrongMethodError(ApplianceError):
+    """The path exists, but not for this method."""
+
+    code = "method_not_allowed"
+
+
 class ModelNotFoundError(NotFoundError):
     """No model of that name is registered."""
 

@@ -46,11 +46,11 @@ def parse_duration(text: str | float) -> float:
 
 def format_size(size_bytes: float) -> str:
     """Binary units with one decimal: `1.5 GiB`."""
-    if size_bytes >= GIB:
+    if round(size_bytes / MIB) >= KIB:
         return f"{size_bytes / GIB:.1f} GiB"
-    if size_bytes >= MIB:
+    if round(size_bytes / KIB) >= KIB:
         return f"{size_bytes / MIB:.0f} MiB"
-    if size_bytes >= KIB:
+    if round(size_bytes) >= KIB:
         return f"{size_bytes / KIB:.0f} KiB"
     return f"{size_bytes:.0f} B"
 
@@ -59,8 +59,10 @@ def format_duration(seconds: float) -> str:
     """Short form for people: `14 s`, `2:05`, `3h 12m`, `4d 2h`."""
     if seconds < 0:
         return "never"
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    if round(seconds, 1) < 10:
+        return f"{seconds:.1f} s"
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
     whole = round(seconds)
     if whole < 3600:
         return f"{whole // 60}:{whole % 60:02d}"

@@ -88,12 +88,15 @@ def _find(board: SlotBoard, ref: str) -> EngineSupervisor:
 
 
 async def _follow(log: EngineLog, window: LogWindow) -> AsyncIterator[bytes]:
-    yield _message(window)
-    tail = log.tail(window.first_line + len(window.lines))
-    # Lines that came between the window and the subscription.
-    missed = await asyncio.to_thread(log.window, window.first_line + len(window.lines), _MOST_LINES)
-    tail.put(missed.first_line, missed.lines)
+    # Subscribed before the file is read, so nothing falls between the two.
+    tail = log.tail()
     try:
+        yield _message(window)
+        next_line = window.first_line + len(window.lines)
+        while (more := await asyncio.to_thread(log.window, next_line, _MOST_LINES)).lines:
+            yield _message(more)
+            next_line = more.first_line + len(more.lines)
+        tail.begin_at(next_line)
         while True:
             batch = await tail.batch(_HEARTBEAT_S)
             if batch is None:

@@ -6,7 +6,7 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
-from appliance.errors import ApplianceError, InvalidRequestError, NotFoundError
+from appliance.errors import ApplianceError, InvalidRequestError, NotFoundError, WrongMethodError
 from appliance.gateway.errors import retry_after_of, status_of, unexpected
 from appliance.protocol.system import ErrorBody, ErrorDetail
 
@@ -21,6 +21,9 @@ def on_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Resp
     if error.status_code == 404:
         found = NotFoundError(f"There is nothing at {request.method} {request.url.path}.")
         return _response(404, found)
+    if error.status_code == 405:
+        wrong = WrongMethodError(f"Not allowed to {request.method} on {request.url.path}.")
+        return _response(405, wrong)
     cause = error.__cause__
     if isinstance(cause, msgspec.MsgspecError):
         detail = str(cause).replace("`$.data", "`$")

@@ -7,6 +7,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -21,10 +22,11 @@ _PREFIX = "APPLIANCE_"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _SIZE_KEYS = {"max_body", "cpu_memory", "reserve", "memory"}
 _DURATION_KEYS = {
-    "drain_timeout", "heartbeat", "idle_timeout", "max_wait", "min_loaded", "queue_timeout",
-    "stall_timeout", "stop_timeout", "retry_first", "retry_most", "sample_interval",
+    "drain_timeout", "drain_limit", "heartbeat", "idle_timeout", "max_wait", "min_loaded",
+    "queue_timeout", "stall_timeout", "stop_timeout", "retry_first", "retry_most",
+    "sample_interval",
 }  # fmt: skip
-_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+_MOST_SECONDS = 10 * 365 * 86400.0
 
 
 def load_settings(
@@ -41,7 +43,8 @@ def load_settings(
     if file.exists():
         _merge(merged, _read(file), f"{file}")
     for (table, key), text in _from_environment(os.environ if environ is None else environ):
-        _merge(merged, {table: {key: text}}, f"environment variable {_PREFIX}{table}_{key}".upper())
+        variable = f"{_PREFIX}{table}_{key}".upper()
+        _merge(merged, {table: {key: text}}, f"environment variable {variable}")
     for dotted, value in (flags or {}).items():
         if value is not None:
             table, key = dotted.split(".")
@@ -51,7 +54,12 @@ def load_settings(
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the address."""
-    return host in _LOOPBACK or host.startswith("127.")
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -98,14 +106,28 @@ def _check_text(name: str, value: object) -> None:
     key = name.rsplit(".", 1)[-1]
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         if key in _SIZE_KEYS:
-            parse_size(value if isinstance(value, str) else int(value))
+            _check_size(value)
         elif key in _DURATION_KEYS:
-            parse_duration(value)
+            _check_duration(key, value)
         elif key == "log_level" and value not in _LOG_LEVELS:
             raise ValueError(f"{value!r} is no log level; allowed: {', '.join(_LOG_LEVELS)}")
     elif isinstance(value, list) and key == "simulated":
         for entry in value:
-            parse_size(entry.memory)
+            _check_size(entry.memory)
+
+
+def _check_size(value: str | float) -> None:
+    if parse_size(value if isinstance(value, str) else int(value)) < 0:
+        raise ValueError("a size cannot be negative")
+
+
+def _check_duration(key: str, value: str | float) -> None:
+    seconds = parse_duration(value)
+    if key == "idle_timeout" and seconds == -1:
+        return
+    least = 0.05 if key in {"heartbeat", "sample_interval"} else 0.0
+    if not least <= seconds < _MOST_SECONDS:
+        raise ValueError(f"{value!r} is out of range: use a duration of at least {least:g} seconds")
 
 
 def _choices(hint: Any) -> list[str]:

@@ -26,6 +26,8 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     """Address of the OpenAI-compatible endpoint. Beyond loopback it needs keys."""
     port: Port = 8000
     """TCP port; 0 takes a free one."""
+    allowed_hosts: list[str] = []
+    """Names of this machine that clients may use without keys, beyond localhost."""
     require_keys: bool = False
     """Ask for an API key on `/v1` on a loopback address too."""
     max_body: str | int = "64MiB"
@@ -62,6 +64,8 @@ class SlotSettings(_Section, frozen=True, kw_only=True):
     """Requests that may wait for one model; more get 429."""
     max_wait: str | float = "15s"
     """How long a request waits for idle room before a busy model is drained for it."""
+    drain_limit: str | float = "10m"
+    """An engine that is to go and whose requests do not end is stopped after this."""
     min_loaded: str | float = "2s"
     """A loaded model with work is kept at least this long before it is drained for another."""
     queue_timeout: str | float = "30m"
@@ -76,6 +80,11 @@ class SlotSettings(_Section, frozen=True, kw_only=True):
     def max_wait_s(self) -> float:
         """Seconds."""
         return parse_duration(self.max_wait)
+
+    @property
+    def drain_limit_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.drain_limit)
 
     @property
     def min_loaded_s(self) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.engine.environments import EnvironmentRecord
-from appliance.engine.records import ENGINE_VARIABLE
+from appliance.engine.process import ENGINE_VARIABLE
 from appliance.protocol.devices import DeviceKind
 from appliance.protocol.models import ModelSettings
 from appliance.units import GIB, MIB

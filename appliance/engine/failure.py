@@ -101,9 +101,10 @@ def _by_pattern(lines: list[str]) -> tuple[FailureCause, int, str] | None:
     for index, line in enumerate(lines):
         if any(word in line for word in _HARMLESS):
             continue
+        explained = _explained_by(lines, index)
         for cause, pattern, hint in _PATTERNS:
-            if pattern.search(line):
-                return cause, _explained_by(lines, index), hint
+            if pattern.search(lines[explained]) or pattern.search(line):
+                return cause, explained, hint
     return None
 
 

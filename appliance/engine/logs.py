@@ -5,6 +5,9 @@ never waits for the disk.
 """
 
 import asyncio
+import contextlib
+import errno
+import logging
 import os
 import threading
 from collections import deque
@@ -13,17 +16,26 @@ from pathlib import Path
 from typing import BinaryIO
 
 from appliance.protocol.engines import LogWindow
+from appliance.units import MIB
+
+logger = logging.getLogger(__name__)
 
 _INDEX_EVERY = 64
 _TAIL_LIMIT = 2000
 _LONGEST_LINE = 16_384
+_FULL = b"(the log has reached its size limit; further lines are shown live but not kept)"
 
 
 class LogTail:
-    """One follower; takes batches of lines. Drops its oldest lines and counts them when slow."""
+    """One follower; takes batches of lines. Drops its oldest lines and counts them when slow.
 
-    def __init__(self, next_line: int) -> None:
+    Without `next_line` it collects from its first batch on; `begin_at` then drops what the
+    follower has read from the file in the meantime.
+    """
+
+    def __init__(self, next_line: int | None = None) -> None:
         self._next_line = next_line
+        self._first_held = 0
         self._lines: deque[str] = deque()
         self._skipped = 0
         self._ready = asyncio.Event()
@@ -31,12 +43,30 @@ class LogTail:
 
     def put(self, first_line: int, lines: list[str]) -> None:
         """Add lines; those that the follower has seen already are left out."""
-        fresh = lines[max(self._next_line + len(self._lines) + self._skipped - first_line, 0) :]
-        self._lines.extend(fresh)
+        if not self._lines:
+            self._first_held = first_line
+        expected = self._first_held + len(self._lines)
+        if not self._lines and self._next_line is not None:
+            expected = self._first_held = max(self._next_line + self._skipped, first_line)
+            self._skipped = self._first_held - self._next_line
+        self._lines.extend(lines[max(expected - first_line, 0) :])
         while len(self._lines) > _TAIL_LIMIT:
+            self._drop_oldest()
+        if self._lines:
+            self._ready.set()
+
+    def begin_at(self, next_line: int) -> None:
+        """The follower has all lines before this one."""
+        self._next_line = next_line
+        while self._lines and self._first_held < next_line:
             self._lines.popleft()
-            self._skipped += 1
-        self._ready.set()
+            self._first_held += 1
+        self._skipped = self._first_held - next_line if self._lines else 0
+
+    def _drop_oldest(self) -> None:
+        self._lines.popleft()
+        self._first_held += 1
+        self._skipped += 1
 
     def close(self) -> None:
         """No more lines will come."""
@@ -59,9 +89,9 @@ class LogTail:
                 return None
             if not self._lines:
                 return None
-        lines, self._lines = list(self._lines), deque()
-        skipped, self._skipped = self._skipped, 0
-        first = self._next_line + skipped
+        first, lines, skipped = self._first_held, list(self._lines), self._skipped
+        self._lines.clear()
+        self._skipped = 0
         self._next_line = first + len(lines)
         return first, lines, skipped
 
@@ -69,8 +99,12 @@ class LogTail:
 class EngineLog:
     """Written by the pump thread, read by anybody in a thread; tails belong to the event loop."""
 
-    def __init__(self, file: Path, engine_id: str, model: str) -> None:
+    def __init__(
+        self, file: Path, engine_id: str, model: str, *, limit_bytes: int = 256 * MIB
+    ) -> None:
         self.file = file
+        self._limit_bytes = limit_bytes
+        self._size = 0
         self._engine_id = engine_id
         self._model = model
         self._index = [0]
@@ -85,15 +119,31 @@ class EngineLog:
         return self._lines
 
     def append(self, output: BinaryIO, lines: Iterable[bytes]) -> int:
-        """Write lines (pump thread); returns the number of the first one."""
+        """Write lines (pump thread); returns the number of the first one.
+
+        Raises OSError if the disk does not take them; then none of them is kept.
+        """
         with self._lock:
             first = self._lines + 1
-            for line in lines:
-                output.write(line + b"\n")
+            kept = list(lines)
+            if self._size >= self._limit_bytes:
+                return first
+            data = b"\n".join([*kept, b""])
+            if self._size + len(data) > self._limit_bytes:
+                kept = [_FULL]
+                data = _FULL + b"\n"
+                self._limit_bytes = self._size
+            try:
+                _write_all(output, data)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(output.fileno(), self._size)
+                raise
+            for line in kept:
+                self._size += len(line) + 1
                 self._lines += 1
                 if self._lines % _INDEX_EVERY == 0:
-                    self._index.append(output.tell())
-            output.flush()
+                    self._index.append(self._size)
             return first
 
     def window(self, first_line: int, count: int) -> LogWindow:
@@ -123,8 +173,8 @@ class EngineLog:
         """The newest `count` lines (blocks: call it in a thread)."""
         return self.window(self._lines - count + 1, count)
 
-    def tail(self, next_line: int) -> LogTail:
-        """Follow from line `next_line` on; hand it back with `untail`."""
+    def tail(self, next_line: int | None = None) -> LogTail:
+        """Follow from line `next_line` on, or from now on; hand it back with `untail`."""
         tail = LogTail(next_line)
         if self._closed:
             tail.close()
@@ -158,24 +208,26 @@ def start_pump(
     """Read `pipe` to its end in a thread, write the log, hand the lines to the event loop."""
 
     def pump() -> None:
-        rest = b""
-        with log.file.open("ab", buffering=65_536) as output:
-            while chunk := _read(pipe):
-                # Progress bars move with carriage returns.
-                *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
-                if len(rest) > _LONGEST_LINE:
-                    lines.append(rest)
-                    rest = b""
-                _hand_over(output, lines)
-            if rest:
-                _hand_over(output, [rest])
-        os.close(pipe)
+        try:
+            with contextlib.ExitStack() as stack:
+                try:
+                    output = stack.enter_context(log.file.open("ab", buffering=0))
+                except OSError as error:
+                    logger.error("engine.log_unwritable file=%s error=%s", log.file.name, error)
+                    output = stack.enter_context(Path(os.devnull).open("ab", buffering=0))
+                _pump_lines(pipe, output, hand_over)
+        finally:
+            os.close(pipe)
 
-    def _hand_over(output: BinaryIO, lines: list[bytes]) -> None:
+    def hand_over(output: BinaryIO, lines: list[bytes]) -> None:
         kept = [line[:_LONGEST_LINE] for line in lines if line.strip()]
         if not kept:
             return
-        first = log.append(output, kept)
+        try:
+            first = log.append(output, kept)
+        except OSError:
+            # A full disk must not stop the engine: its lines are shown and then lost.
+            first = log.line_count + 1
         try:
             loop.call_soon_threadsafe(on_lines, first, [_text(line) for line in kept])
         except RuntimeError:
@@ -185,6 +237,27 @@ def start_pump(
     thread = threading.Thread(target=pump, name="engine-log", daemon=True)
     thread.start()
     return thread
+
+
+def _pump_lines(
+    pipe: int, output: BinaryIO, hand_over: Callable[[BinaryIO, list[bytes]], None]
+) -> None:
+    rest = b""
+    while chunk := _read(pipe):
+        # Progress bars move with carriage returns.
+        *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
+        if len(rest) > _LONGEST_LINE:
+            lines.append(rest)
+            rest = b""
+        hand_over(output, lines)
+    if rest:
+        hand_over(output, [rest])
+
+
+def _write_all(output: BinaryIO, data: bytes) -> None:
+    if output.write(data) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    output.flush()
 
 
 def _read(pipe: int) -> bytes:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -12,13 +13,18 @@ from appliance.engine.logs import EngineLog, start_pump
 from appliance.engine.proctree import (
     kill_all,
     process_info,
+    processes_with_variable,
     proportional_bytes,
     session_processes,
     wait_gone,
 )
 
 # vLLM names its processes: `VLLM::EngineCore`, `VLLM::Worker_TP0`.
-_VLLM_PREFIX = "VLLM::"
+VLLM_PREFIX = "VLLM::"
+ENGINE_VARIABLE = "VLLM_APPLIANCE_ENGINE"
+"""Environment variable that marks each process of an engine with the engine's id."""
+
+_PUMP_S = 2.0
 # Time for the guardian itself after it has killed the tree.
 _GUARDIAN_S = 10.0
 
@@ -26,8 +32,16 @@ _GUARDIAN_S = 10.0
 class EngineProcess:
     """A running tree. `pid` is the guardian's, which is also the number of the session."""
 
-    def __init__(self, child: asyncio.subprocess.Process, grace_s: float) -> None:
+    def __init__(
+        self,
+        child: asyncio.subprocess.Process,
+        engine_id: str,
+        pump: threading.Thread,
+        grace_s: float,
+    ) -> None:
         self._child = child
+        self._engine_id = engine_id
+        self._pump = pump
         self._grace_s = grace_s
         self._watched: dict[int, int] = {}
         info = process_info(child.pid)
@@ -41,6 +55,7 @@ class EngineProcess:
         env: Mapping[str, str],
         cwd: Path,
         *,
+        engine_id: str,
         log: EngineLog,
         on_lines: Callable[[int, list[str]], None],
         grace_s: float,
@@ -67,8 +82,8 @@ class EngineProcess:
             raise
         finally:
             os.close(write_end)
-        start_pump(read_end, log, asyncio.get_running_loop(), on_lines)
-        return cls(child, grace_s)
+        pump = start_pump(read_end, log, asyncio.get_running_loop(), on_lines)
+        return cls(child, engine_id, pump, grace_s)
 
     def terminate(self) -> None:
         """Ask the engine to end; the guardian kills it after the grace period."""
@@ -82,9 +97,18 @@ class EngineProcess:
         """Until no process of the tree is left; the exit status of the engine's first process."""
         status = await self._child.wait()
         self._unwatch()
-        # The guardian itself may have been killed; then the session tells what it left.
-        await asyncio.to_thread(end_session, self.pid)
+        if status < 0:
+            # The guardian itself was killed: its session and its mark tell what it left.
+            await asyncio.to_thread(self._end_rest)
+        # The last lines say why it ended.
+        await asyncio.to_thread(self._pump.join, _PUMP_S)
         return status
+
+    def _end_rest(self) -> None:
+        end_session(self.pid)
+        marked = [info.pid for info in processes_with_variable(ENGINE_VARIABLE, self._engine_id)]
+        kill_all(marked)
+        wait_gone(marked, 5.0)
 
     async def wait_ended(self) -> int:
         """As `wait`, for a tree that was told to end: a guardian that hangs is killed as well."""
@@ -96,14 +120,14 @@ class EngineProcess:
                 self._child.kill()
             return await self.wait()
 
-    def watch_workers(self, on_death: Callable[[str], None]) -> None:
+    async def watch_workers(self, on_death: Callable[[str], None]) -> None:
         """Call `on_death(name)` as soon as a process that vLLM named ends.
 
         vLLM notices the death of its own engine core only after some seconds.
         """
         loop = asyncio.get_running_loop()
-        for info in session_processes(self.pid):
-            if not info.name.startswith(_VLLM_PREFIX) or info.pid in self._watched:
+        for info in await asyncio.to_thread(session_processes, self.pid):
+            if not info.name.startswith(VLLM_PREFIX) or info.pid in self._watched:
                 continue
             try:
                 descriptor = os.pidfd_open(info.pid)

@@ -22,7 +22,7 @@ _MARKS: tuple[tuple[LoadPhase, tuple[str, ...]], ...] = (
             "Start compiling",
         ),
     ),
-    (LoadPhase.KV_CACHE, ("Loading weights took", "KV cache size", "for KV cache")),
+    (LoadPhase.KV_CACHE, ("KV cache size", "for KV cache", "Available KV cache memory")),
     (LoadPhase.GRAPHS, ("Capturing CUDA graph", "Graph capturing")),
     (LoadPhase.WARMING_UP, ("init engine (profile", "Supported tasks", "Starting vLLM server")),
 )
@@ -47,6 +47,7 @@ class LoadTracker:
         self._phase = LoadPhase.IMPORTING
         self._phase_started = started
         self._phase_ratio = 0.0
+        self._shown_ratio = 0.0
         self._detail = ""
         self._durations: dict[str, float] = {}
         self._loads = len(earlier)
@@ -112,7 +113,9 @@ class LoadTracker:
         expected = (self._expected_s or 30.0) * share
         if not within and expected > 0:
             within = min((now - self._phase_started) / expected, 0.95)
-        return min(done + share * within, 0.99)
+        # A better guess may be lower; a person should not see a load go backwards.
+        self._shown_ratio = max(self._shown_ratio, min(done + share * within, 0.99))
+        return self._shown_ratio
 
 
 def _shares(earlier: list[LoadRecord]) -> dict[LoadPhase, float]:

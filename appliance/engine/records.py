@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from appliance.engine.process import end_session
+from appliance.engine.process import ENGINE_VARIABLE, VLLM_PREFIX
 from appliance.engine.proctree import (
     boot_id,
     kill_all,
@@ -24,8 +24,6 @@ from appliance.engine.proctree import (
 
 logger = logging.getLogger(__name__)
 
-ENGINE_VARIABLE = "VLLM_APPLIANCE_ENGINE"
-"""Environment variable that marks each process of an engine with the engine's id."""
 _SWEEP_S = 30.0
 
 
@@ -84,8 +82,7 @@ def _end(record: EngineRecord) -> bool:
     if record.boot_id != boot_id():
         return False
     pids = {info.pid for info in processes_with_variable(ENGINE_VARIABLE, record.id)}
-    if record.pid is not None and _is_session_of(record):
-        pids |= {info.pid for info in session_processes(record.pid)}
+    pids |= _session_members(record)
     if not pids:
         return False
     deadline = time.monotonic() + _SWEEP_S
@@ -93,21 +90,26 @@ def _end(record: EngineRecord) -> bool:
         kill_all(list(pids))
         wait_gone(list(pids), 5.0)
         pids = {info.pid for info in processes_with_variable(ENGINE_VARIABLE, record.id)}
-    if record.pid is not None and _is_session_of(record):
-        end_session(record.pid)
+        pids |= _session_members(record)
     return True
 
 
-def _is_session_of(record: EngineRecord) -> bool:
-    """Whether the session with the recorded number is still that engine's.
+def _session_members(record: EngineRecord) -> set[int]:
+    """Members of the recorded session that are the engine's for certain.
 
-    A pid is not given out again while a session of that number has members. So if the leader
-    is there it must have the recorded start time, and if it is gone all members are older than
-    any reuse.
+    With the leader alive (same start time) that is all of them. Without it the number may have
+    gone to another session since: then only those count that vLLM has named.
     """
-    assert record.pid is not None
+    if record.pid is None:
+        return set()
     leader = process_info(record.pid)
-    return leader is None or leader.start_ticks == record.start_ticks
+    if leader is not None and leader.start_ticks != record.start_ticks:
+        return set()
+    return {
+        info.pid
+        for info in session_processes(record.pid)
+        if leader is not None or info.name.startswith(VLLM_PREFIX)
+    }
 
 
 def _file(directory: Path, engine_id: str) -> Path:

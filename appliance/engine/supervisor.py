@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -39,6 +40,10 @@ logger = logging.getLogger(__name__)
 _PROBE_EVERY_S = 0.1
 _PROGRESS_EVERY_S = 0.5
 _KEPT_LINES = 400
+# What matters of a line stands at its beginning; engines print whole tensors on occasion.
+_LONGEST_READ = 500
+_NUMBERS = re.compile(r"[\d.:%|#\s]+")
+_KEPT_PATTERNS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +100,7 @@ class EngineSupervisor:
         self._crash: str | None = None
         self._stalled = False
         self._ending = asyncio.Event()
+        self._seen_lines: set[str] = set()
 
     @property
     def has_ended(self) -> bool:
@@ -134,18 +140,20 @@ class EngineSupervisor:
         logger.info("engine.starting model=%s engine=%s", self.model, self.id)
         self._changed()
         try:
-            self._process = await self._spawn()
+            await self._spawn()
             if self._process is not None:
                 await self._live(self._process, on_ready)
         except asyncio.CancelledError:
-            if self._process is not None:
-                self._process.kill()
-                await asyncio.shield(self._process.wait_ended())
+            await self._abandon()
             raise
+        except Exception as error:  # the slot must not hang on a bug or a full disk
+            logger.exception("engine.lost model=%s engine=%s", self.model, self.id)
+            await self._abandon()
+            self._fail(self._not_looked_after(error))
         finally:
             self.connections.close()
             self.log.close()
-            await asyncio.to_thread(remove_record, self._records, self.id)
+            await asyncio.to_thread(_forget_record, self._records, self.id)
 
     def drain(self, reason: str) -> None:
         """Take no further requests."""
@@ -173,7 +181,22 @@ class EngineSupervisor:
         """Memory of its processes in bytes (blocks for some milliseconds)."""
         return self._process.memory_bytes() if self._process and not self.has_ended else 0
 
-    async def _spawn(self) -> EngineProcess | None:
+    async def _abandon(self) -> None:
+        """Leave nothing of an engine that nobody looks after any more."""
+        if self._process is not None:
+            self._process.kill()
+            await asyncio.shield(self._process.wait_ended())
+
+    def _not_looked_after(self, error: Exception) -> Failure:
+        return Failure(
+            cause=FailureCause.CRASHED,
+            message=f"The server could not look after the engine: {error}.",
+            hint="The server's log says more; loading it again may work.",
+            at=datetime.now(UTC),
+            attempts=self._attempts,
+        )
+
+    async def _spawn(self) -> None:
         argv = build_argv(self.spec, self.environment)
         env = build_env(self.spec, self.environment, os.environ)
         record = EngineRecord(
@@ -187,10 +210,11 @@ class EngineSupervisor:
         )
         try:
             await asyncio.to_thread(write_record, self._records, record)
-            process = await EngineProcess.spawn(
+            self._process = await EngineProcess.spawn(
                 argv,
                 env,
                 self.spec.cache,
+                engine_id=self.id,
                 log=self.log,
                 on_lines=self._on_lines,
                 grace_s=self._limits.stop_s,
@@ -205,12 +229,11 @@ class EngineSupervisor:
                     attempts=self._attempts,
                 )
             )
-            return None
+            return
         completed = msgspec.structs.replace(
-            record, pid=process.pid, start_ticks=process.start_ticks
+            record, pid=self._process.pid, start_ticks=self._process.start_ticks
         )
         await asyncio.to_thread(write_record, self._records, completed)
-        return process
 
     async def _live(self, process: EngineProcess, on_ready: Callable[[], None]) -> None:
         if self._stop_reason is not None:
@@ -224,7 +247,7 @@ class EngineSupervisor:
             await self._until_end_begins(ended)
             if not ended.done():
                 await process.wait_ended()
-            self._explain_end(await ended)
+            await self._explain_end(await ended)
         finally:
             if not ended.done():
                 ended.cancel()
@@ -243,8 +266,9 @@ class EngineSupervisor:
         while not ended.done() and self._stop_reason is None:
             now = time.monotonic()
             if self.spec.socket.exists() and await is_ready(self.connections, self.model):
-                if self._stop_reason is None and not ended.done():
-                    self._became_ready(process, on_ready)
+                await process.watch_workers(self._on_worker_death)
+                if self._stop_reason is None and self._crash is None and not ended.done():
+                    self._became_ready(on_ready)
                 return
             if now >= next_progress:
                 next_progress = now + _PROGRESS_EVERY_S
@@ -257,14 +281,13 @@ class EngineSupervisor:
                 return
             await asyncio.wait({ended}, timeout=_PROBE_EVERY_S)
 
-    def _became_ready(self, process: EngineProcess, on_ready: Callable[[], None]) -> None:
+    def _became_ready(self, on_ready: Callable[[], None]) -> None:
         now = time.monotonic()
         self.phases = self._tracker.finish(now)
         self.load_s = round((datetime.now(UTC) - self._created_at).total_seconds(), 3)
         self._ready_at = datetime.now(UTC)
         self._progress = None
         self.was_ready = True
-        process.watch_workers(self._on_worker_death)
         self._to(EngineState.READY, f"loaded in {self.load_s:.1f} s")
         on_ready()
 
@@ -277,18 +300,28 @@ class EngineSupervisor:
 
     def _on_lines(self, first_line: int, lines: list[str]) -> None:
         now = time.monotonic()
-        self._last_sign = now
-        self._last_lines.extend(lines)
         self.log.deliver(first_line, lines)
+        shortened = [line[:_LONGEST_READ] for line in lines]
+        self._last_lines.extend(shortened)
         if self.state is EngineState.LOADING:
             changed = False
-            for line in lines:
+            for line in shortened:
                 changed = self._tracker.feed(line, now) or changed
+                self._note_sign(line, now)
             if changed:
+                self._last_sign = now
                 self._progress = self._tracker.progress(now)
                 self._changed()
 
-    def _explain_end(self, status: int) -> None:
+    def _note_sign(self, line: str, now: float) -> None:
+        """A line that was not seen before is a sign of life; a worker that hangs repeats itself."""
+        pattern = _NUMBERS.sub("", line)
+        if pattern not in self._seen_lines:
+            self._last_sign = now
+            if len(self._seen_lines) < _KEPT_PATTERNS:
+                self._seen_lines.add(pattern)
+
+    async def _explain_end(self, status: int) -> None:
         self._ended_at = datetime.now(UTC)
         self._progress = None
         self.memory_bytes = 0
@@ -296,7 +329,8 @@ class EngineSupervisor:
             self._to(EngineState.STOPPED, self._stop_reason)
             return
         lines = list(self._last_lines)
-        failure = classify(
+        failure = await asyncio.to_thread(
+            classify,
             lines,
             first_line=self.log.line_count - len(lines) + 1,
             exit_status=status,
@@ -354,3 +388,11 @@ class EngineSupervisor:
 
     def _changed(self) -> None:
         self._publish(EngineChanged(engine=self.view()))
+
+
+def _forget_record(records: Path, engine_id: str) -> None:
+    try:
+        remove_record(records, engine_id)
+    except OSError as error:
+        # The next start sweeps it.
+        logger.warning("engine.record_left engine=%s error=%s", engine_id, error)

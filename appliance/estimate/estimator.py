@@ -51,7 +51,9 @@ def kv_budget(facts: ModelFacts, settings: ModelSettings, context_length: int) -
         return settings.kv_cache_bytes
     if settings.task is Task.EMBED:
         return 0
-    per_token = kv_bytes_per_token(facts, settings.dtype) // settings.tp_size
+    # A rank holds at least one KV head: with more ranks than heads they are copied.
+    heads_per_rank = max(facts.kv_heads // settings.tp_size, 1)
+    per_token = kv_bytes_per_token(facts, settings.dtype) * heads_per_rank // facts.kv_heads
     sequences = min(settings.max_sequences or _SEQUENCES_TO_PLAN_FOR, _SEQUENCES_TO_PLAN_FOR)
     # A few blocks more than the sequences need: vLLM keeps one for itself.
     return max(per_token * (context_length * sequences + 256), 64 * MIB)
@@ -65,8 +67,18 @@ def estimate(
     weights = _weights(facts, settings, kind)
     runtime = _GPU_RUNTIME_BYTES if kind is DeviceKind.GPU else _CPU_RUNTIME_BYTES
     if settings.memory_bytes is not None:
-        runtime = max(settings.memory_bytes - weights - kv_cache, 0)
+        return _reserved(settings.memory_bytes, weights, kv_cache)
     return Estimate(weights_bytes=weights, kv_cache_bytes=kv_cache, runtime_bytes=runtime)
+
+
+def _reserved(total: int, weights: int, kv_cache: int) -> Estimate:
+    """The owner's figure is the sum; the KV budget stays, the other parts are cut."""
+    weights = max(min(weights, total - kv_cache), 0)
+    return Estimate(
+        weights_bytes=weights,
+        kv_cache_bytes=kv_cache,
+        runtime_bytes=max(total - weights - kv_cache, 0),
+    )
 
 
 def _weights(facts: ModelFacts, settings: ModelSettings, kind: DeviceKind) -> int:

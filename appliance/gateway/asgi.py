@@ -1,5 +1,6 @@
 """The few ASGI types and answers that the data plane needs (ASGI specification, HTTP 2.3)."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
@@ -15,6 +16,9 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 TRANSPORT = "appliance.transport"
 """Key of the scope: `unix` for the management socket, `tcp` else. Set by the server alone."""
+
+
+_MOST_PATIENCE_S = 60.0
 
 
 class ClientGoneError(Exception):
@@ -76,8 +80,16 @@ class Answer:
         )
 
     async def body(self, chunk: bytes, *, more: bool = True) -> None:
-        """A piece of the body; waits while the client does not read."""
-        await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+        """A piece of the body; waits while the client does not read.
+
+        Raises ClientGoneError if it reads nothing for a minute.
+        """
+        try:
+            async with asyncio.timeout(_MOST_PATIENCE_S):
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+        except TimeoutError:
+            # Its lease must not be held for ever.
+            raise ClientGoneError from None
 
     async def json(self, status: int, body: bytes, headers: Headers = ()) -> None:
         """A whole JSON answer."""

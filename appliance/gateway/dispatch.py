@@ -12,7 +12,7 @@ import msgspec
 
 from appliance.auth import Keys, bearer
 from appliance.auth import Scope as KeyScope
-from appliance.errors import ApplianceError, InvalidRequestError, NotFoundError
+from appliance.errors import ApplianceError, InvalidRequestError, NotFoundError, WrongMethodError
 from appliance.gateway.asgi import (
     TRANSPORT,
     Answer,
@@ -24,6 +24,7 @@ from appliance.gateway.asgi import (
     read_body,
     until_gone,
 )
+from appliance.gateway.browsers import require_local
 from appliance.gateway.errors import error_event, openai_error, unexpected
 from appliance.gateway.listing import list_models, one_model, waiting_comment
 from appliance.gateway.proxy import STREAM_HEADERS, forward
@@ -60,6 +61,7 @@ class Gateway:
         keys: Keys,
         *,
         must_have_key: Callable[[], bool],
+        allowed_hosts: list[str],
         max_body_bytes: int,
         heartbeat_s: float,
     ) -> None:
@@ -67,6 +69,7 @@ class Gateway:
         self._registry = registry
         self._keys = keys
         self._must_have_key = must_have_key
+        self._allowed_hosts = frozenset(name.lower() for name in allowed_hosts)
         self._max_body_bytes = max_body_bytes
         self._heartbeat_s = heartbeat_s
         self._decoder = msgspec.json.Decoder(_RoutingFields)
@@ -88,15 +91,13 @@ class Gateway:
         method, path = scope["method"], scope["path"]
         if path in _FORWARDED:
             if method != "POST":
-                await answer.json(405, _wrong_method(method, path), [(b"allow", b"POST")])
-                return
+                raise _wrong_method(method, path, "POST")
             body = await read_body(scope, receive, self._max_body_bytes)
             work = self._forward(path, body, answer, time.monotonic())
             await _unless_gone(work, receive)
         elif path == _LISTING or path.startswith(f"{_LISTING}/"):
             if method not in {"GET", "HEAD"}:
-                await answer.json(405, _wrong_method(method, path), [(b"allow", b"GET")])
-                return
+                raise _wrong_method(method, path, "GET")
             board = self._slots.board
             is_list = path == _LISTING
             body = list_models(board) if is_list else one_model(board, path[len(_LISTING) + 1 :])
@@ -119,7 +120,7 @@ class Gateway:
         self._check_task(fields.model, path)
         async with AsyncExitStack() as stack:
             entering = stack.enter_async_context(self._slots.lease(fields.model))
-            if fields.stream is True:
+            if fields.stream is True and _FORWARDED[path] is Task.GENERATE:
                 lease = await self._with_heartbeats(entering, fields.model, answer)
             else:
                 lease = await entering
@@ -172,8 +173,13 @@ class Gateway:
             )
 
     def _check_key(self, scope: Scope) -> None:
-        if scope.get(TRANSPORT) != "unix" and self._must_have_key():
+        """Raises UnauthorizedError and ForbiddenError."""
+        if scope.get(TRANSPORT) == "unix":
+            return
+        if self._must_have_key():
             self._keys.verify(bearer(header(scope, b"authorization")), KeyScope.INFER)
+        else:
+            require_local(header(scope, b"host"), header(scope, b"origin"), self._allowed_hosts)
 
 
 async def _unless_gone(work: Coroutine[Any, Any, None], receive: Receive) -> None:
@@ -205,14 +211,5 @@ def _request_id(scope: Scope) -> bytes:
     return f"req_{secrets.token_hex(12)}".encode()
 
 
-def _wrong_method(method: str, path: str) -> bytes:
-    return msgspec.json.encode(
-        {
-            "error": {
-                "message": f"Not allowed to {method} on {path}.",
-                "type": "invalid_request_error",
-                "param": None,
-                "code": "method_not_allowed",
-            }
-        }
-    )
+def _wrong_method(method: str, path: str, allowed: str) -> WrongMethodError:
+    return WrongMethodError(f"Not allowed to {method} on {path}.", hint=f"Use {allowed}.")

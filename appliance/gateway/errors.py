@@ -19,6 +19,7 @@ _STATUS = {
     "forbidden": 403,
     "not_found": 404,
     "model_not_found": 404,
+    "method_not_allowed": 405,
     "conflict": 409,
     "body_too_large": 413,
     "queue_full": 429,
@@ -42,6 +43,7 @@ _TYPES = {
     422: "invalid_request_error",
     429: "rate_limit_error",
 }
+_ERROR_START = b'data: {"error"'
 _UNCODED = {"invalid_request"}
 _LONGEST_MESSAGE = 4000
 
@@ -129,14 +131,37 @@ def normalize_engine_error(status: int, body: bytes) -> OpenAiError:
     )
 
 
-def normalize_error_events(chunk: bytes) -> bytes:
-    """Rewrite vLLM's error events inside a piece of a stream; everything else stays as it is."""
-    events = chunk.split(b"\n\n")
-    for index, event in enumerate(events):
-        if event.startswith(b'data: {"error"'):
-            body = event[len(b"data: ") :]
-            events[index] = b"data: " + encode_error(normalize_engine_error(500, body))
-    return b"\n\n".join(events)
+class ErrorEvents:
+    """Rewrites vLLM's error events inside a stream; everything else stays as it is.
+
+    Pieces of a stream need not end where an event ends: the beginning of what may be an error
+    event is held back until the rest has come.
+    """
+
+    def __init__(self) -> None:
+        self._held = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What can be passed on now."""
+        if not self._held and chunk.endswith(b"\n\n") and _ERROR_START not in chunk:
+            return chunk
+        events = (self._held + chunk).split(b"\n\n")
+        tail = events.pop()
+        is_suspect = tail.startswith(_ERROR_START) or (tail and _ERROR_START.startswith(tail))
+        self._held = tail if is_suspect else b""
+        passed = b"".join(_rewritten(event) + b"\n\n" for event in events)
+        return passed if is_suspect else passed + tail
+
+    def rest(self) -> bytes:
+        """What is still held at the end of the stream."""
+        held, self._held = self._held, b""
+        return held
+
+
+def _rewritten(event: bytes) -> bytes:
+    if not event.startswith(_ERROR_START):
+        return event
+    return b"data: " + encode_error(normalize_engine_error(500, event[len(b"data: ") :]))
 
 
 def _type_of(status: int) -> str:

@@ -7,10 +7,10 @@ from appliance.engine.connection import ConnectionLostError, EngineResponse
 from appliance.errors import EngineDiedError
 from appliance.gateway.asgi import Answer
 from appliance.gateway.errors import (
+    ErrorEvents,
     encode_error,
     error_event,
     normalize_engine_error,
-    normalize_error_events,
     openai_error,
 )
 from appliance.slots.leases import Lease
@@ -74,20 +74,21 @@ async def _pass_stream(
         await answer.start(response.status, STREAM_HEADERS)
     is_first = True
     at_boundary = True
+    errors = ErrorEvents()
     try:
         async for chunk in response.chunks():
             if is_first:
                 is_first = False
                 lease.first_byte_after(time.monotonic() - received)
-            passed = normalize_error_events(chunk) if b'data: {"error"' in chunk else chunk
-            at_boundary = passed.endswith(b"\n\n")
-            await answer.body(passed)
+            if passed := errors.feed(chunk):
+                at_boundary = passed.endswith(b"\n\n")
+                await answer.body(passed)
     except ConnectionLostError:
         if not at_boundary:
             await answer.body(b"\n\n")
         await _end_with_error(answer, await _died(lease))
         return
-    await answer.body(b"", more=False)
+    await answer.body(errors.rest(), more=False)
 
 
 async def _pass_whole(lease: Lease, response: EngineResponse, answer: Answer) -> None:
@@ -96,6 +97,10 @@ async def _pass_whole(lease: Lease, response: EngineResponse, answer: Answer) ->
         body = b"".join([chunk async for chunk in response.chunks()])
     except ConnectionLostError as error:
         raise await _died(lease) from error
+    if answer.has_started:
+        # The client was told to expect a stream while the model was loaded.
+        await answer.body(b"data: " + body + b"\n\ndata: [DONE]\n\n", more=False)
+        return
     headers = [(key, value) for key, value in response.headers if key in _PASSED_BACK]
     if response.header(b"content-length") is None:
         headers.append((b"content-length", b"%d" % len(body)))

@@ -36,11 +36,26 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
 def read_facts(directory: Path) -> ModelFacts:
     """Read config.json and the sizes of the weight files. Raises InvalidRequestError.
 
+    A config that vLLM could not use either is no reason to fail in any other way.
+    """
+    try:
+        return _read_facts(directory)
+    except (OSError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidRequestError(
+            f"The checkpoint in {directory} cannot be read: {error}.",
+            hint="Check its config.json and the rights of its files, or fetch it again.",
+            param="path",
+        ) from error
+
+
+def _read_facts(directory: Path) -> ModelFacts:
+    """The facts of a checkpoint that is in order.
+
     The names in config.json are those of Hugging Face transformers; models that nest their
     language model's dimensions in `text_config` (Gemma 3, Qwen-VL) are read from there.
     """
     config = _read_config(directory)
-    text = {**config, **config.get("text_config", {})}
+    text = {**config, **(config.get("text_config") or {})}
     architectures = config.get("architectures") or ["unknown"]
     weights = _weights_bytes(directory)
     heads = int(text.get("num_attention_heads", 1))

@@ -14,15 +14,25 @@ from appliance.registry.facts import ModelFacts, read_facts
 from appliance.store.database import Database
 from appliance.store.models import StoredModel, all_models, delete_model, put_model
 
-_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}")
+# The last part of a path of the management API that is no model.
+_RESERVED = {"load", "unload", "plan", "logs"}
 # Options that say where and how an engine runs belong to the appliance.
 _OWNED_FLAGS = {
     "--model", "--served-model-name", "--host", "--port", "--uds", "--tensor-parallel-size",
     "-tp", "--kv-cache-memory-bytes", "--gpu-memory-utilization", "--api-key", "--root-path",
     "--ssl-keyfile", "--ssl-certfile", "--enable-sleep-mode", "--max-model-len", "--dtype",
-    "--max-num-seqs", "--config",
+    "--max-num-seqs", "--config", "--pipeline-parallel-size", "-pp", "--data-parallel-size",
+    "-dp", "--headless", "--nnodes", "--api-server-count", "-asc",
+    "--distributed-executor-backend", "--middleware",
 }  # fmt: skip
-_OWNED_VARIABLES = {"CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "LD_PRELOAD"}
+_OWNED_VARIABLES = {
+    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "LD_PRELOAD", "VLLM_APPLIANCE_ENGINE",
+    "VLLM_API_KEY", "VLLM_SERVER_DEV_MODE",
+}  # fmt: skip
+_SHORTEST_PREFIX = 4
+_MOST_BYTES = 2**50
+_MOST_SECONDS = 10 * 365 * 86400.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +58,7 @@ class Registry:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._models: dict[str, KnownModel] = {}
+        self._being_added: set[str] = set()
 
     async def load(self) -> None:
         """Read the models from the store and their facts from their files."""
@@ -69,22 +80,21 @@ class Registry:
                 param="model",
             ) from None
 
-    def read_again(self, model_id: str) -> KnownModel:
-        """Look again for the files of a model that had none (reads a few small files)."""
-        known = self.get(model_id)
+    async def read_again(self, model_id: str) -> None:
+        """Look again for the files of a model that had none."""
+        known = self._models.get(model_id)
+        if known is None or known.facts is not None:
+            return
         stored = StoredModel(id=known.id, settings=known.settings, created_at=known.created_at)
-        self._models[model_id] = _known(stored)
-        return self._models[model_id]
+        found = await asyncio.to_thread(_known, stored)
+        if self._models.get(model_id) is known:
+            self._models[model_id] = found
 
     async def create(self, body: ModelCreate) -> KnownModel:
         """Add a model. Raises ConflictError and InvalidRequestError."""
         _check_id(body.id)
         if body.id in self._models:
-            raise ConflictError(
-                f"There is a model {body.id!r} already.",
-                hint="Choose another id, or change the settings of that one.",
-                param="id",
-            )
+            raise _exists(body.id)
         fields = msgspec.structs.asdict(body)
         del fields["id"]
         path = Path(body.path)
@@ -95,8 +105,14 @@ class Registry:
                 param="path",
             )
         facts = await asyncio.to_thread(read_facts, path)
+        if body.id in self._models or body.id in self._being_added:
+            raise _exists(body.id)
         fields |= {"path": str(path), "task": body.task or facts.task}
-        return await self._put(body.id, ModelSettings(**fields), facts, datetime.now(UTC))
+        self._being_added.add(body.id)
+        try:
+            return await self._put(body.id, ModelSettings(**fields), facts, datetime.now(UTC))
+        finally:
+            self._being_added.discard(body.id)
 
     async def change(self, model_id: str, body: ModelChange) -> KnownModel:
         """Change some settings. Raises ModelNotFoundError and InvalidRequestError."""
@@ -107,6 +123,7 @@ class Registry:
             if value is not msgspec.UNSET
         }
         facts = await asyncio.to_thread(read_facts, Path(known.settings.path))
+        self.get(model_id)
         settings = msgspec.structs.replace(known.settings, **changes)
         return await self._put(model_id, settings, facts, known.created_at)
 
@@ -129,6 +146,14 @@ class Registry:
         return known
 
 
+def _exists(model_id: str) -> ConflictError:
+    return ConflictError(
+        f"There is a model {model_id!r} already.",
+        hint="Choose another id, or change the settings of that one.",
+        param="id",
+    )
+
+
 def _known(stored: StoredModel) -> KnownModel:
     facts: ModelFacts | None = None
     problem = None
@@ -146,21 +171,23 @@ def _known(stored: StoredModel) -> KnownModel:
 
 
 def _check_id(model_id: str) -> None:
-    if not _ID.match(model_id) or ".." in model_id or "//" in model_id:
+    parts = model_id.split("/")
+    if not _ID.fullmatch(model_id) or ".." in parts or "" in parts or parts[-1] in _RESERVED:
         raise InvalidRequestError(
             f"{model_id!r} cannot be the id of a model.",
             hint="Use letters, digits and . _ - / : @ +, at most 128, starting with a letter"
-            " or a digit.",
+            " or a digit; the last part cannot be load, unload, plan or logs.",
             param="id",
         )
 
 
 def _check_settings(settings: ModelSettings, facts: ModelFacts) -> None:
-    _at_least(settings.context_length, 16, "context_length")
-    _at_least(settings.kv_cache_bytes, 1, "kv_cache_bytes")
-    _at_least(settings.memory_bytes, 1, "memory_bytes")
-    _at_least(settings.max_sequences, 1, "max_sequences")
-    _at_least(settings.tp_size, 1, "tp_size")
+    _between(settings.context_length, 16, 2**31, "context_length")
+    _between(settings.kv_cache_bytes, 1, _MOST_BYTES, "kv_cache_bytes")
+    _between(settings.memory_bytes, 1, _MOST_BYTES, "memory_bytes")
+    _between(settings.max_sequences, 1, 2**20, "max_sequences")
+    _between(settings.tp_size, 1, 64, "tp_size")
+    _between(settings.idle_timeout_s, -1, _MOST_SECONDS, "idle_timeout_s")
     context = settings.context_length
     if context is not None and context > facts.max_context:
         _refuse(
@@ -182,8 +209,16 @@ def _check_settings(settings: ModelSettings, facts: ModelFacts) -> None:
 
 def _check_extra_args(arguments: list[str]) -> None:
     for argument in arguments:
-        flag = argument.split("=", 1)[0]
-        if flag in _OWNED_FLAGS:
+        if "\0" in argument:
+            _refuse("extra_args", "an argument holds a zero byte", "Leave it out.")
+        # vLLM's parser takes underscores for dashes, and unique beginnings of an option.
+        flag = argument.split("=", 1)[0].replace("_", "-")
+        is_owned = flag in _OWNED_FLAGS
+        if flag.startswith("--") and len(flag) > _SHORTEST_PREFIX:
+            is_owned = is_owned or any(owned.startswith(flag) for owned in _OWNED_FLAGS)
+        elif flag.startswith("-") and not flag.startswith("--"):
+            is_owned = is_owned or flag.rstrip("0123456789") in _OWNED_FLAGS
+        if is_owned:
             _refuse(
                 "extra_args",
                 f"{flag} is set by the appliance",
@@ -192,14 +227,14 @@ def _check_extra_args(arguments: list[str]) -> None:
 
 
 def _check_variables(env: dict[str, str]) -> None:
-    for name in env:
-        if name in _OWNED_VARIABLES or not name.isidentifier():
+    for name, value in env.items():
+        if name in _OWNED_VARIABLES or not name.isidentifier() or "\0" in value:
             _refuse("env", f"the variable {name!r} cannot be set", "Leave it out.")
 
 
-def _at_least(value: int | None, least: int, param: str) -> None:
-    if value is not None and value < least:
-        _refuse(param, f"{value} is too small", f"Use at least {least}.")
+def _between(value: float | None, least: float, most: float, param: str) -> None:
+    if value is not None and not least <= value <= most:
+        _refuse(param, f"{value} is out of range", f"Use a value from {least:g} to {most:g}.")
 
 
 def _refuse(param: str, problem: str, hint: str) -> None:

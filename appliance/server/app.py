@@ -96,6 +96,7 @@ class Appliance:
             self.registry,
             self.keys,
             must_have_key=self.must_have_key,
+            allowed_hosts=settings.server.allowed_hosts,
             max_body_bytes=settings.server.max_body_bytes,
             heartbeat_s=settings.server.heartbeat_s,
         )

@@ -23,4 +23,4 @@ def pause_s(
         return None
     if was_ready and attempts == 1:
         return 0.0
-    return float(min(first_s * 2 ** (attempts - 1), most_s))
+    return float(min(first_s * 2 ** min(attempts - 1, 30), most_s))

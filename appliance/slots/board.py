@@ -16,7 +16,7 @@ from appliance.protocol.system import Totals
 from appliance.registry.registry import KnownModel, Registry
 from appliance.slots.history import LoadHistory
 from appliance.slots.monitor import DeviceMonitor
-from appliance.slots.planner import DeviceRoom, Plan, PlanRequest, Resident, plan
+from appliance.slots.planner import DeviceRoom, Plan, PlanRequest, Refuse, Resident, plan
 from appliance.slots.rates import RequestRate
 from appliance.slots.slot import Running, Slot
 from appliance.slots.views import model_view, verdict
@@ -160,8 +160,12 @@ class SlotBoard:
         known = self._registry.get(model)
         wanted = self.estimate(known)
         is_up = running is not None and not running.is_leaving
+        if known.facts is None:
+            decision: Plan | None = Refuse(known.problem or "Its files are gone.", "")
+        else:
+            decision = None if is_up else self.plan(known, wanted, self.rooms())
         return verdict(
-            None if is_up else self.plan(known, wanted, self.rooms()),
+            decision,
             wanted,
             model=model,
             placement=running.supervisor.placement if running and is_up else None,
@@ -188,14 +192,10 @@ class SlotBoard:
     def _resident(self, running: Running) -> Resident:
         supervisor = running.supervisor
         settings = self._registry.get(supervisor.model).settings
-        ranks = len(supervisor.placement.shares)
         return Resident(
             engine_id=supervisor.id,
             model=supervisor.model,
-            bytes_by_device={
-                share.device_id: max(share.memory_bytes, supervisor.memory_bytes // ranks)
-                for share in supervisor.placement.shares
-            },
+            bytes_by_device=self._monitor.promised(running),
             last_used=running.last_used,
             is_busy=running.in_flight > 0 or running.ready_since is None,
             is_pinned=settings.pinned or settings.always_on,

@@ -1,5 +1,6 @@
 """From a decision to an engine: specification, environment, log file, supervisor."""
 
+import hashlib
 import os
 import re
 import secrets
@@ -87,7 +88,8 @@ class EngineLauncher:
 
     def _log_file(self, model: str, engine_id: str) -> Path:
         """A new log; the oldest ones of the model go."""
-        slug = re.sub(r"[^A-Za-z0-9._-]", "_", model)
+        digest = hashlib.sha256(model.encode()).hexdigest()[:6]
+        slug = f"{re.sub(r'[^A-Za-z0-9._-]', '_', model)}.{digest}"
         directory = self._paths.engine_logs
         old = sorted(directory.glob(f"{slug}.eng_*.log"), key=lambda file: file.stat().st_mtime)
         for file in old[: max(len(old) - self._settings.keep_logs + 1, 0)]:

@@ -19,10 +19,16 @@ class Holding:
 
 
 def used_by(holding: Holding, reading: Reading) -> int:
-    """Measured bytes: the driver's figure for its processes, else what was sampled."""
-    if reading.kind is DeviceKind.GPU:
+    """Measured bytes: the driver's figure for its processes, else what was sampled.
+
+    In a container the driver may tell nothing about our processes; an engine that has started
+    then counts as having taken all that it was promised.
+    """
+    if reading.kind is not DeviceKind.GPU:
+        return holding.occupant.used_bytes
+    if holding.is_starting or holding.pids & reading.used_by_pid.keys():
         return sum(reading.used_by_pid.get(pid, 0) for pid in holding.pids)
-    return holding.occupant.used_bytes
+    return holding.occupant.reserved_bytes
 
 
 def device_view(reading: Reading, holdings: Sequence[Holding], reserve_bytes: int) -> Device:
@@ -30,7 +36,7 @@ def device_view(reading: Reading, holdings: Sequence[Holding], reserve_bytes: in
     mine = [holding for holding in holdings if holding.device_id == reading.id]
     used = {holding.occupant.engine_id: used_by(holding, reading) for holding in mine}
     ours = sum(used.values())
-    reserved = sum(_promised(holding, reading) for holding in mine)
+    reserved = sum(promised_to(holding, reading) for holding in mine)
     other = _used_by_others(reading, ours)
     return Device(
         id=reading.id,
@@ -63,8 +69,8 @@ def device_room(reading: Reading, holdings: Sequence[Holding], reserve_bytes: in
     )
 
 
-def _promised(holding: Holding, reading: Reading) -> int:
-    """An engine that takes more than planned counts with what it takes."""
+def promised_to(holding: Holding, reading: Reading) -> int:
+    """Bytes that count as taken: the promise, or what the engine took beyond it."""
     return max(holding.occupant.reserved_bytes, used_by(holding, reading))
 
 
@@ -73,11 +79,11 @@ def _free(reading: Reading, mine: Sequence[Holding], reserve_bytes: int) -> int:
 
     What is available now will still shrink by what our engines were promised and have not taken.
     """
-    promised = sum(_promised(holding, reading) for holding in mine)
+    promised = sum(promised_to(holding, reading) for holding in mine)
     by_ledger = reading.total_bytes - promised
     if reading.available_bytes is None:
         return by_ledger - reserve_bytes
-    outstanding = sum(_promised(holding, reading) - used_by(holding, reading) for holding in mine)
+    outstanding = sum(promised_to(holding, reading) - used_by(holding, reading) for holding in mine)
     return min(by_ledger, reading.available_bytes - outstanding) - reserve_bytes
 
 

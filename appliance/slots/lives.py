@@ -93,12 +93,14 @@ class EngineLives:
         self._board.touch(slot)
 
     async def _live(self, slot: Slot, supervisor: EngineSupervisor) -> None:
-        await supervisor.run(lambda: self._became_ready(slot))
-        running = slot.running
-        assert running is not None
-        if not await self._monitor.wait_freed(running.pids):
-            logger.error("engine.memory_not_freed model=%s", slot.model)
-        self._ended(slot, running)
+        try:
+            await supervisor.run(lambda: self._became_ready(slot))
+            running = slot.running
+            if running is not None and not await self._monitor.wait_freed(running.pids):
+                logger.error("engine.memory_not_freed model=%s", slot.model)
+        finally:
+            if slot.running is not None:
+                self._ended(slot, slot.running)
 
     def _became_ready(self, slot: Slot) -> None:
         running = slot.running
@@ -132,7 +134,10 @@ class EngineLives:
         slot.running, slot.last = None, supervisor
         if supervisor.failure is not None:
             self._ended_by_failure(slot, running, supervisor.failure)
-        elif running.ready_since is None:
+        elif running.ready_since is not None:
+            # It worked and was asked to go: earlier failures are history.
+            slot.attempts = 0
+        else:
             self._swap_over(slot)
             self._desk.fail_all(
                 slot,

@@ -12,7 +12,7 @@ from appliance.errors import DeviceError
 from appliance.gpu.inventory import DeviceReader
 from appliance.gpu.reading import Reading
 from appliance.protocol.devices import Device, DeviceKind, Occupant
-from appliance.slots.ledger import Holding, device_room, device_view
+from appliance.slots.ledger import Holding, device_room, device_view, promised_to
 from appliance.slots.planner import DeviceRoom
 from appliance.slots.slot import Running
 from appliance.units import MIB
@@ -37,7 +37,9 @@ class DeviceMonitor:
         self._running = running
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="devices")
         self._readings: list[Reading] = []
-        self._quarantined: dict[str, str] = {}
+        self._source_problem: str | None = None
+        self._held: dict[str, frozenset[int]] = {}
+        """Devices whose memory dead engines still hold, and by which processes."""
 
     @property
     def kind(self) -> DeviceKind:
@@ -63,9 +65,10 @@ class DeviceMonitor:
         running = self._running()
         try:
             await self.refresh()
-            self._quarantined.pop("source", None)
+            self._source_problem = None
+            self._lift_quarantine()
         except DeviceError as error:
-            self._quarantined["source"] = str(error)
+            self._source_problem = str(error)
         for each in running:
             await asyncio.to_thread(_measure, each)
         await asyncio.gather(*(_scrape(each) for each in running if _is_worth_scraping(each)))
@@ -86,8 +89,7 @@ class DeviceMonitor:
                 return True
             if time.monotonic() > deadline:
                 for reading in holders:
-                    held = ", ".join(str(pid) for pid in pids & reading.used_by_pid.keys())
-                    self._quarantined[reading.id] = f"memory still held by process {held}"
+                    self._held[reading.id] = pids & reading.used_by_pid.keys()
                 return False
             await asyncio.sleep(_FREED_EVERY_S)
 
@@ -101,12 +103,30 @@ class DeviceMonitor:
         holdings = self._holdings()
         return [device_view(reading, holdings, self._reserve_bytes) for reading in self._marked()]
 
+    def promised(self, running: Running) -> dict[str, int]:
+        """Bytes that come back on each device when the engine goes."""
+        readings = {reading.id: reading for reading in self._readings}
+        return {
+            holding.device_id: promised_to(holding, readings[holding.device_id])
+            for holding in holdings_of(running)
+            if holding.device_id in readings
+        }
+
+    def _lift_quarantine(self) -> None:
+        for reading in self._readings:
+            if not self._held.get(reading.id, frozenset()) & reading.used_by_pid.keys():
+                self._held.pop(reading.id, None)
+
     def _marked(self) -> list[Reading]:
-        source = self._quarantined.get("source")
-        return [
-            replace(reading, problem=reading.problem or source or self._quarantined.get(reading.id))
-            for reading in self._readings
-        ]
+        return [replace(reading, problem=self._problem_of(reading)) for reading in self._readings]
+
+    def _problem_of(self, reading: Reading) -> str | None:
+        if reading.problem or self._source_problem:
+            return reading.problem or self._source_problem
+        held = self._held.get(reading.id)
+        if held is None:
+            return None
+        return f"memory still held by process {', '.join(str(pid) for pid in sorted(held))}"
 
     def _holdings(self) -> list[Holding]:
         return [holding for each in self._running() for holding in holdings_of(each)]

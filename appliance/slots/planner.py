@@ -85,17 +85,26 @@ class Refuse:
 
 Plan = Place | Evict | Wait | Refuse
 
+_Cost = tuple[bool, int, float, list[int]]
+# Beyond this many engines on a group of devices the smallest set is not searched for.
+_MOST_TO_TRY = 10
+
 
 def plan(rooms: Sequence[DeviceRoom], residents: Sequence[Resident], request: PlanRequest) -> Plan:
     """Decide. Deterministic: ties are broken by device index."""
-    allowed = [room for room in rooms if room.is_usable and _is_allowed(room, request)]
-    groups = [
+    allowed = [room for room in rooms if _is_allowed(room, request)]
+    possible = [
         group
         for group in combinations(allowed, request.tp_size)
         if all(room.total_bytes >= request.need_bytes for room in group)
     ]
-    if not groups:
+    if not possible:
         return _refuse(rooms, allowed, residents, request)
+    groups = [group for group in possible if all(room.is_usable for room in group)]
+    if not groups:
+        broken = sorted({room.index for group in possible for room in group if not room.is_usable})
+        names = ", ".join(str(index) for index in broken)
+        return Wait(f"waits until device {names} can be used again", (), possible[0])
     return (
         _place(groups, residents, request)
         or _wait_for_leaving(groups, residents, request)
@@ -195,16 +204,14 @@ def _least_victims(
     candidates: Sequence[Resident],
 ) -> tuple[list[Resident], tuple[DeviceRoom, ...]] | None:
     """For each group the victims that cannot be spared; the group that loses least."""
-    best: tuple[tuple[int, float, list[int]], list[Resident], tuple[DeviceRoom, ...]] | None = None
+    best: tuple[_Cost, list[Resident], tuple[DeviceRoom, ...]] | None = None
     for group in groups:
         victims = sorted(_on(group, candidates), key=lambda each: (each.last_used, each.engine_id))
         if not _fits(group, request, [*leaving, *victims]):
             continue
-        for spared in reversed(list(victims)):
-            without = [victim for victim in victims if victim is not spared]
-            if _fits(group, request, [*leaving, *without]):
-                victims = without
+        victims = _fewest(group, request, leaving, victims)
         cost = (
+            any(room.is_starting for room in group),
             len(victims),
             max((victim.last_used for victim in victims), default=0.0),
             [room.index for room in group],
@@ -212,6 +219,30 @@ def _least_victims(
         if best is None or cost < best[0]:
             best = (cost, victims, group)
     return None if best is None else (best[1], best[2])
+
+
+def _fewest(
+    group: Sequence[DeviceRoom],
+    request: PlanRequest,
+    leaving: Sequence[Resident],
+    victims: list[Resident],
+) -> list[Resident]:
+    """The smallest set that makes room, of those the least recently used; `victims` is sorted."""
+    if len(victims) <= _MOST_TO_TRY:
+        for size in range(len(victims)):
+            sets = [
+                list(subset)
+                for subset in combinations(victims, size)
+                if _fits(group, request, [*leaving, *subset])
+            ]
+            if sets:
+                return min(sets, key=lambda subset: [each.last_used for each in reversed(subset)])
+        return victims
+    for spared in reversed(list(victims)):
+        without = [victim for victim in victims if victim is not spared]
+        if _fits(group, request, [*leaving, *without]):
+            victims = without
+    return victims
 
 
 def _refuse(

@@ -64,7 +64,10 @@ class Sampling:
     async def _flush(self) -> None:
         while True:
             await asyncio.sleep(_FLUSH_S)
-            self._board.flush_changes()
+            try:
+                self._board.flush_changes()
+            except Exception:  # one model that cannot be shown must not hide all others
+                logger.exception("flushing.failed")
 
     def _mark_measured(self) -> None:
         """Models whose measured figures a person would see change."""

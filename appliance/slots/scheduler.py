@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from appliance.config.settings import EngineSettings, SlotSettings
-from appliance.errors import ApplianceError, UnavailableError
+from appliance.errors import ModelNotFoundError, UnavailableError
 from appliance.protocol.engines import EngineState, FailureCause
 from appliance.protocol.events import EngineRemoved, Event, ModelRemoved
 from appliance.registry.registry import Registry
@@ -112,7 +112,7 @@ class SlotScheduler:
         Raises ModelNotFoundError, QueueFullError, LoadFailedError, DoesNotFitError and
         UnavailableError.
         """
-        slot = self.board.slot(model)
+        slot = self._open_slot(model)
         self.board.rate.add(time.monotonic())
         lease = await self._desk.acquire(slot)
         try:
@@ -122,8 +122,13 @@ class SlotScheduler:
             self._stop_if_drained(lease.running)
 
     def load(self, model: str) -> None:
-        """Load without a request; clears an earlier failure. Raises ModelNotFoundError."""
-        slot = self.board.slot(model)
+        """Load without a request; clears an earlier failure.
+
+        Raises ModelNotFoundError and UnavailableError.
+        """
+        slot = self._open_slot(model)
+        if self._stopping:
+            raise UnavailableError("The server is shutting down.", hint="Try again in a minute.")
         slot.failure, slot.attempts, slot.retry_at = None, 0, None
         slot.is_held = False
         if slot.running is None or slot.running.is_leaving:
@@ -140,17 +145,20 @@ class SlotScheduler:
             slot, lambda: UnavailableError(f"The model {model!r} was unloaded.", hint="Ask again.")
         )
         if slot.running is not None:
+            # Also one that was drained for another model: that wish may go, this one stays.
+            slot.running.drained_for = None
+            slot.running.drain_reason = reason
             self._let_go(slot.running, reason)
         self.board.touch(slot)
 
     async def forget(self, model: str) -> None:
         """Unload a model and drop it; returns when its engine is gone."""
         slot = self.board.slot(model)
+        slot.is_deleted = True
         self.unload(model, "its model was deleted")
-        if slot.running is not None:
-            task = slot.running.task
+        while slot.running is not None:
             slot.running.supervisor.stop("its model was deleted")
-            await asyncio.wait({task})
+            await asyncio.wait({slot.running.task})
         await self._registry.delete(model)
         self._slots.pop(model, None)
         if slot.last is not None:
@@ -173,10 +181,19 @@ class SlotScheduler:
         while True:
             self.board.wake.clear()
             try:
+                await self._look_for_files()
                 self._step()
-            except ApplianceError as error:
-                logger.error("slots.step_failed message=%s", error)
+            except Exception:  # a bug with one model must not stop all others
+                logger.exception("slots.step_failed")
             await _wait_for(self.board.wake, _TICK_S)
+
+    async def _look_for_files(self) -> None:
+        """Models whose files were missing and that are wanted now."""
+        now = time.monotonic()
+        for slot in list(self._slots.values()):
+            is_due = slot.retry_at is None or slot.retry_at <= now
+            if slot.oldest_wish() is not None and is_due and not slot.is_deleted:
+                await self._registry.read_again(slot.model)
 
     def _step(self) -> None:
         """Serve the wishes in the order of their age; a younger one takes no room from an older."""
@@ -185,23 +202,35 @@ class SlotScheduler:
         wishes = [(since, slot) for slot in self._slots.values() if (since := slot.oldest_wish())]
         wishes.sort(key=lambda wish: wish[0])
         self._take_back_gates({slot.model for _, slot in wishes})
+        self._end_drains(now)
         claimed: set[str] = set()
         for since, slot in wishes:
+            if slot.is_deleted or self._stopping:
+                continue
             if slot.retry_at is not None and slot.retry_at > now:
                 continue
             if slot.running is None:
-                claimed |= self._serve(slot, now - since, claimed)
+                claimed |= self._serve_or_give_up(slot, now - since, claimed)
             elif slot.running.is_leaving:
                 slot.waits_for = "waits until its old engine has ended"
+
+    def _serve_or_give_up(self, slot: Slot, waited_s: float, claimed: set[str]) -> set[str]:
+        try:
+            return self._serve(slot, waited_s, claimed)
+        except Exception as error:
+            logger.exception("slots.serve_failed model=%s", slot.model)
+            message = f"The server failed to start it: {error}."
+            hint = "The server's log says more."
+            self._lives.give_up(slot, FailureCause.CRASHED, message, hint)
+            return set()
 
     def _serve(self, slot: Slot, waited_s: float, claimed: set[str]) -> set[str]:
         """Act on one wish; returns the devices that no younger one may take."""
         known = self._registry.get(slot.model)
         if known.facts is None:
-            known = self._registry.read_again(slot.model)
-        if known.facts is None:
             problem = known.problem or "Its files are gone."
-            self._lives.give_up(slot, FailureCause.MISSING_FILES, problem, "Add it again.")
+            hint = f"Put the files back into {known.settings.path}, then load it again."
+            self._lives.give_up(slot, FailureCause.MISSING_FILES, problem, hint)
             return set()
         wanted = self.board.estimate(known)
         rooms = [
@@ -263,6 +292,8 @@ class SlotScheduler:
                 continue
             if running.drained_for not in wishing:
                 running.drained_for, running.drain_reason = None, None
+                slot.wanted_since = None
+                running.drain_since = None
                 running.supervisor.undrain("the model it was drained for is no longer wanted")
                 self._desk.grant_all(slot, running)
 
@@ -270,13 +301,31 @@ class SlotScheduler:
         """No further requests; the engine ends once those in flight are over."""
         if running.drain_reason is None:
             running.drain_reason = reason
+        if running.drain_since is None:
+            running.drain_since = time.monotonic()
         if running.supervisor.state is EngineState.READY:
             running.supervisor.drain(reason)
         self._stop_if_drained(running)
 
+    def _end_drains(self, now: float) -> None:
+        """Engines that are drained go; one whose requests do not end is not waited for for ever."""
+        for running in self.board.running():
+            self._stop_if_drained(running)
+            since, limit_s = running.drain_since, self._settings.drain_limit_s
+            if since is not None and now - since > limit_s:
+                running.supervisor.stop(f"{running.drain_reason}; not idle after {limit_s:.0f} s")
+
     def _stop_if_drained(self, running: Running) -> None:
         if running.drain_reason is not None and running.in_flight == 0:
             running.supervisor.stop(running.drain_reason)
+
+    def _open_slot(self, model: str) -> Slot:
+        slot = self.board.slot(model)
+        if slot.is_deleted:
+            raise ModelNotFoundError(
+                f"The model {model!r} is being deleted.", hint="GET /v1/models lists all models."
+            )
+        return slot
 
     def _want_always_on(self, now: float) -> None:
         for known in self._registry.models():

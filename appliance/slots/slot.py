@@ -21,6 +21,7 @@ class Running:
     in_flight: int = 0
     ready_since: float | None = None
     drain_reason: str | None = None
+    drain_since: float | None = None
     drained_for: str | None = None
     """The model that waits for its memory, if it was busy when it was chosen."""
     pids: frozenset[int] = frozenset()
@@ -60,6 +61,8 @@ class Slot:
     """Somebody asked to load it, or it is always on."""
     is_held: bool = False
     """Its owner unloaded it: an always-on model stays away until it is loaded again."""
+    is_deleted: bool = False
+    """Its model is about to be forgotten: nothing starts in it any more."""
     failure: Failure | None = None
     attempts: int = 0
     retry_at: float | None = None

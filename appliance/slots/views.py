@@ -1,5 +1,6 @@
 """Models and plans as others see them. Pure but for the clock that the caller gives."""
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +11,8 @@ from appliance.protocol.placement import Placement, PlanVerdict, Share
 from appliance.registry.registry import KnownModel
 from appliance.slots.planner import DeviceRoom, Evict, Place, Plan, Refuse, Wait
 from appliance.slots.slot import Running, Slot
+
+_LONGEST_IDLE_S = 10 * 365 * 86400.0
 
 
 def model_state(slot: Slot) -> EngineState:
@@ -60,13 +63,13 @@ def percentile(ordered: list[float], share: float) -> float | None:
     """Nearest rank of ascending values."""
     if not ordered:
         return None
-    return round(ordered[min(int(len(ordered) * share), len(ordered) - 1)], 3)
+    return round(ordered[max(math.ceil(len(ordered) * share), 1) - 1], 3)
 
 
 def _idle_unload_at(running: Running | None, idle_timeout_s: float, now: float) -> datetime | None:
     if running is None or idle_timeout_s < 0 or running.in_flight or not running.takes_requests:
         return None
-    left = running.last_used + idle_timeout_s - now
+    left = running.last_used + min(idle_timeout_s, _LONGEST_IDLE_S) - now
     return datetime.now(UTC) + timedelta(seconds=max(left, 0.0))
 
 

@@ -173,7 +173,7 @@ def test_durations_of_the_phases_add_up_to_the_load() -> None:
     phases = tracker.finish(21.0)
     assert sum(phases.values()) == pytest.approx(21.0)
     assert phases["importing"] == pytest.approx(6.6)
-    assert phases["weights"] == pytest.approx(0.7)
+    assert phases["weights"] == pytest.approx(1.0)
     assert set(phases) <= {phase.value for phase in LoadPhase}
 
 

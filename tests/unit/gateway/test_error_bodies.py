@@ -21,14 +21,19 @@ from appliance.errors import (
     UnavailableError,
 )
 from appliance.gateway.errors import (
+    ErrorEvents,
     encode_error,
     error_event,
     normalize_engine_error,
-    normalize_error_events,
     openai_error,
     retry_after_of,
     status_of,
 )
+
+
+def normalize_error_events(chunk: bytes) -> bytes:
+    events = ErrorEvents()
+    return events.feed(chunk) + events.rest()
 
 
 def vllm(message: str, kind: str, param: str | None, code: object) -> bytes:

@@ -121,7 +121,9 @@ def test_no_engine_starts_where_another_one_starts(case: Case) -> None:
 @thorough
 def test_devices_are_distinct_usable_and_allowed(case: Case) -> None:
     decision = plan(*case)
-    if not isinstance(decision, Refuse):
+    if isinstance(decision, Wait) and "can be used again" in decision.reason:
+        assert any(not room.is_usable for room in decision.devices)
+    elif not isinstance(decision, Refuse):
         assert len({room.id for room in decision.devices}) == case[2].tp_size
         assert all(may_use(room, case[2]) for room in decision.devices)
 
@@ -334,9 +336,11 @@ def test_refusal_of_devices_that_are_not_there_lists_those_that_are() -> None:
     assert "0 (GPU-0)" in decision.hint
 
 
-def test_unusable_device_is_left_alone() -> None:
+def test_device_that_cannot_be_used_now_is_waited_for() -> None:
     decision = plan([room(0, 24, 24, is_usable=False)], [], request(8))
-    assert isinstance(decision, Refuse)
+    assert isinstance(decision, Wait)
+    assert "device 0" in decision.reason
+    assert isinstance(plan([room(0, 24, 24, is_usable=False)], [], request(30)), Refuse)
 
 
 def test_every_kind_of_answer_is_reached_by_the_generated_cases() -> None:
