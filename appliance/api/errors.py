@@ -43,6 +43,12 @@ def on_unexpected(_: Request[Any, Any, Any], error: Exception) -> Response[Error
     return _response(500, unexpected(error))
 
 
+def error_body(error: ApplianceError) -> ErrorBody:
+    """The shape of all errors of the management API."""
+    detail = ErrorDetail(code=error.code, message=error.message, hint=error.hint, param=error.param)
+    return ErrorBody(error=detail)
+
+
 def _said(entry: object) -> str:
     if isinstance(entry, dict):
         return " ".join(str(entry[key]) for key in ("key", "message") if entry.get(key))
@@ -53,11 +59,9 @@ def _response(status: int, error: ApplianceError) -> Response[ErrorBody]:
     headers = {}
     if (seconds := retry_after_of(error)) is not None:
         headers["retry-after"] = str(seconds)
-    body = ErrorBody(
-        error=ErrorDetail(
-            code=error.code, message=error.message, hint=error.hint, param=error.param
-        )
-    )
     return Response(
-        content=body, status_code=status, headers=headers, media_type="application/json"
+        content=error_body(error),
+        status_code=status,
+        headers=headers,
+        media_type="application/json",
     )

@@ -40,7 +40,7 @@ def read_facts(directory: Path) -> ModelFacts:
     """
     try:
         return _read_facts(directory)
-    except (OSError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, TypeError, ValueError, AttributeError, LookupError) as error:
         raise InvalidRequestError(
             f"The checkpoint in {directory} cannot be read: {error}.",
             hint="Check its config.json and the rights of its files, or fetch it again.",

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import msgspec
 from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
@@ -14,20 +15,22 @@ from litestar.types import ControllerRouterHandler
 
 from appliance import __version__
 from appliance.api.engines import EngineController, engine_environments
-from appliance.api.errors import on_appliance_error, on_http_error, on_unexpected
+from appliance.api.errors import error_body, on_appliance_error, on_http_error, on_unexpected
 from appliance.api.keys import KeyController
 from appliance.api.models import ModelController
 from appliance.api.overview import Overview, host_name
 from appliance.api.system import SystemController, livez, readyz
-from appliance.auth import Keys
+from appliance.auth import Keys, bearer
+from appliance.auth import Scope as KeyScope
 from appliance.config.load import is_loopback
 from appliance.config.paths import Paths
 from appliance.config.settings import Settings
 from appliance.engine.environments import EnvironmentStore
 from appliance.errors import ApplianceError, EngineEnvironmentError
 from appliance.events import EventBus
-from appliance.gateway.asgi import TRANSPORT, Receive, Scope, Send
+from appliance.gateway.asgi import TRANSPORT, Answer, Receive, Scope, Send, header
 from appliance.gateway.dispatch import Gateway
+from appliance.gateway.errors import status_of
 from appliance.gpu.inventory import DeviceReader
 from appliance.jobs.scheduler import Jobs
 from appliance.protocol.events import ServerChanged
@@ -209,14 +212,22 @@ class Transport:
     The data plane does not pass the web framework: it costs 20 microseconds a request.
     """
 
-    def __init__(self, name: str, gateway: Gateway, litestar: Litestar) -> None:
+    def __init__(self, name: str, gateway: Gateway, keys: Keys, litestar: Litestar) -> None:
         self._name = name
+        self._keys = keys
         self._gateway = gateway
         self._litestar = litestar
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         scope[TRANSPORT] = self._name
+        if self._name != "unix" and scope["type"] == "http" and scope["path"].startswith("/admin"):
+            try:
+                self._keys.verify(bearer(header(scope, b"authorization")), KeyScope.ADMIN)
+            except ApplianceError as error:
+                body = msgspec.json.encode(error_body(error))
+                await Answer(send, b"-").json(status_of(error), body)
+                return
         if scope["type"] == "http" and (scope["path"] == "/v1" or scope["path"].startswith("/v1/")):
             await self._gateway(scope, receive, send)
         else:

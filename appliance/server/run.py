@@ -62,7 +62,8 @@ async def _serve(settings: Settings, paths: Paths) -> None:
     appliance.listen = _address(tcp)
     litestar = build_litestar(appliance)
     servers = [
-        _Server(_config(Transport(name, appliance.gateway, litestar))) for name in ("tcp", "unix")
+        _Server(_config(Transport(name, appliance.gateway, appliance.keys, litestar)))
+        for name in ("tcp", "unix")
     ]
     appliance.start()
     serving = [

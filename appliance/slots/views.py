@@ -4,14 +4,17 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+
 from appliance.estimate.estimator import Estimate
 from appliance.protocol.engines import EngineState
-from appliance.protocol.models import Model
+from appliance.protocol.models import Model, ModelSettings
 from appliance.protocol.placement import Placement, PlanVerdict, Share
 from appliance.registry.registry import KnownModel
 from appliance.slots.planner import DeviceRoom, Evict, Place, Plan, Refuse, Wait
 from appliance.slots.slot import Running, Slot
 
+_SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL")
 _LONGEST_IDLE_S = 10 * 365 * 86400.0
 
 
@@ -36,7 +39,7 @@ def model_view(
     is_up = running is not None
     return Model(
         id=known.id,
-        settings=known.settings,
+        settings=without_secrets(known.settings),
         state=model_state(slot),
         architecture=known.facts.architecture if known.facts else "unknown",
         context_length=known.context_length,
@@ -57,6 +60,17 @@ def model_view(
         ttft_p95_s=percentile(sorted(slot.first_token_s), 0.95),
         requests_total=slot.requests_total,
     )
+
+
+def without_secrets(settings: ModelSettings) -> ModelSettings:
+    """Settings as they may be shown: values of variables that sound secret are left out."""
+    if not settings.env:
+        return settings
+    shown = {
+        name: "(hidden)" if any(word in name.upper() for word in _SECRET_WORDS) else value
+        for name, value in settings.env.items()
+    }
+    return msgspec.structs.replace(settings, env=shown)
 
 
 def percentile(ordered: list[float], share: float) -> float | None:

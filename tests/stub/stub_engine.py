@@ -170,6 +170,9 @@ def main() -> None:
     if behaviour.get("ignores_term"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     start_worker(b"VLLM::EngineCore", ignores_term=bool(behaviour.get("ignores_term")))
+    for number in range(int(behaviour.get("prints", 0))):
+        print(f"line {number} of many", flush=True)
+        time.sleep(0.002)
     held = bytearray(int(behaviour.get("memory_bytes", 0)))
     time.sleep(float(behaviour.get("load_s", 0.1)))
     if behaviour.get("hangs"):

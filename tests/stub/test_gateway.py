@@ -242,3 +242,64 @@ def test_stock_sdk_lists_chats_streams_and_embeds(
     stream = client.chat.completions.create(model="chat", messages=[], stream=True, max_tokens=3)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "t0 t1 t2 "
     assert client.embeddings.create(model="emb", input="x").data[0].embedding == [0.5, 0.5]
+
+
+def test_web_pages_are_kept_out_where_no_key_is_asked_for(
+    server: ServerProcess, make_model: MakeModel
+) -> None:
+    server.add_model("m", make_model("m"))
+    body = {"model": "m", "messages": []}
+    url = f"{server.url}/v1/chat/completions"
+    for headers in (
+        {"host": "evil.example"},
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"host": "127.0.0.1.evil.example"},
+    ):
+        response = httpx.post(url, json=body, headers=headers)
+        assert response.status_code == 403, headers
+        error_of(response)
+    for headers in ({"origin": "http://localhost:3000"}, {"host": "localhost:8000"}):
+        assert httpx.post(url, json=body, headers=headers).status_code == 200, headers
+    assert starts_of(make_model("m")) == 1
+
+
+def test_an_embedding_request_that_asks_for_a_stream_is_answered_as_it_is(
+    server: ServerProcess, make_model: MakeModel
+) -> None:
+    server.add_model("e", make_model("e", load_s=1.0), task="embed", memory_bytes=64 * MIB)
+    body = {"model": "e", "input": "x", "stream": True}
+    response = httpx.post(f"{server.url}/v1/embeddings", json=body, timeout=30)
+    assert response.status_code == 200
+    assert response.json()["data"][0]["embedding"] == [0.5, 0.5]
+
+
+def test_management_over_tcp_shows_nothing_without_a_key(server: ServerProcess) -> None:
+    for path in ("/admin/v1/schema", "/admin/v1/state", "/admin/v1/nothing", "//admin/v1/state"):
+        response = httpx.get(f"{server.url}{path}")
+        assert response.status_code in {401, 404}, path
+        assert set(response.json()["error"]) == {"code", "message", "hint", "param"}
+
+
+def test_a_log_is_followed_from_its_first_line_without_gap_or_repetition(
+    server: ServerProcess, make_model: MakeModel
+) -> None:
+    server.add_model("m", make_model("m", load_s=1.0, prints=500))
+    server.admin("POST", "/models/m/load")
+    wait_until(lambda: server.model("m")["state"] == "loading")
+    transport = httpx.HTTPTransport(uds=str(server.paths.admin_socket))
+    numbers: list[int] = []
+    with (
+        httpx.Client(transport=transport, base_url="http://appliance", timeout=30) as client,
+        client.stream(
+            "GET", "/admin/v1/engines/m/logs", params={"from": 1, "n": 10, "follow": "true"}
+        ) as response,
+    ):
+        for line in response.iter_lines():
+            if line.startswith("data: "):
+                window = json.loads(line[6:])
+                count = len(window["lines"])
+                numbers += range(window["first_line"], window["first_line"] + count)
+            if len(numbers) > 490:
+                break
+    assert numbers == list(range(1, len(numbers) + 1))

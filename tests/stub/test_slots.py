@@ -263,3 +263,83 @@ def test_load_progress_reaches_those_who_follow_events(
     assert len(ratios) >= 3
     assert ratios == sorted(ratios)
     assert ratios[-1] > ratios[0]
+
+
+def test_a_request_during_a_deletion_starts_nothing(
+    make_server: MakeServer, make_model: MakeModel
+) -> None:
+    server = make_server(ONE_DEVICE + '[engines]\nstop_timeout = "2s"\n')
+    path = make_model("a", ignores_term=True)
+    server.add_model("a", path, memory_bytes=100 * MIB)
+    server.load("a")
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        deletion = pool.submit(server.admin, "DELETE", "/models/a")
+        statuses = []
+        while not deletion.done():
+            statuses.append(ask(server, "a"))
+        assert deletion.result().status_code == 204
+    assert set(statuses) <= {404, 503}
+    assert starts_of(path) == 1
+    assert server.stop() == 0
+
+
+def test_a_client_that_does_not_read_cannot_hold_up_others(
+    make_server: MakeServer, make_model: MakeModel
+) -> None:
+    server = make_server(
+        ONE_DEVICE + '[slots]\nmax_wait = "0.5s"\nmin_loaded = "0s"\ndrain_limit = "1s"\n'
+    )
+    server.add_model("a", make_model("a", token_s=0.01), memory_bytes=600 * MIB)
+    server.add_model("b", make_model("b"), memory_bytes=600 * MIB)
+    server.load("a")
+    body = {"model": "a", "messages": [], "stream": True, "max_tokens": 100_000}
+    with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=30):
+        wait_until(lambda: server.model("a")["in_flight"] == 1)
+        started = time.monotonic()
+        assert ask(server, "b") == 200
+        assert time.monotonic() - started < 8
+
+
+def test_an_unload_stands_when_the_model_it_was_drained_for_is_no_longer_wanted(
+    make_server: MakeServer, make_model: MakeModel
+) -> None:
+    server = make_server(ONE_DEVICE + '[slots]\nmax_wait = "0.2s"\nmin_loaded = "0s"\n')
+    server.add_model("a", make_model("a", token_s=0.05), memory_bytes=600 * MIB)
+    server.add_model("b", make_model("b"), memory_bytes=600 * MIB)
+    server.load("a")
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        busy = pool.submit(ask, server, "a", max_tokens=60)
+        wait_until(lambda: server.model("a")["in_flight"] == 1)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(
+                f"{server.url}/v1/chat/completions",
+                json={"model": "b", "messages": []},
+                timeout=1.5,
+            )
+        server.admin("POST", "/models/a/unload")
+        assert busy.result() == 200
+    wait_until(lambda: server.model("a")["state"] == "stopped")
+    assert server.model("b")["state"] == "stopped"
+
+
+def test_one_broken_checkpoint_neither_stops_the_server_nor_other_models(
+    make_server: MakeServer, make_model: MakeModel
+) -> None:
+    server = make_server(ONE_DEVICE)
+    broken = make_model("broken")
+    server.add_model("broken", broken, memory_bytes=100 * MIB)
+    server.add_model("good", make_model("good"), memory_bytes=100 * MIB)
+    (broken / "config.json").write_text('{"text_config": null, "num_attention_heads": "many"}')
+    server.stop()
+    server.start()
+    assert ask(server, "broken") == 503
+    assert ask(server, "good") == 200
+
+
+def test_extreme_settings_are_refused(make_server: MakeServer, make_model: MakeModel) -> None:
+    server = make_server(ONE_DEVICE)
+    server.add_model("a", make_model("a"), env={"HF_TOKEN": "hidden-value", "MODE": "x"})
+    for change in ({"idle_timeout_s": 1e12}, {"kv_cache_bytes": 10**30}, {"tp_size": 0}):
+        assert server.admin("PATCH", "/models/a", change).status_code == 400
+    assert "hidden-value" not in server.admin("GET", "/state").text
+    assert server.model("a")["settings"]["env"]["MODE"] == "x"
