@@ -20,7 +20,9 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 
+_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 # vLLM swallows one SIGTERM while it loads; a second one ends it.
@@ -30,74 +32,91 @@ _LEFTOVER_S = 1.0
 
 
 class Guardian:
-    """Runs one engine and leaves nothing of it behind."""
+    """Runs one engine and leaves nothing of it behind.
 
-    def __init__(self, grace_s: float, argv: list[str]) -> None:
+    `run_root` becomes the engine's first process: it is called in a forked child and must not
+    return.
+    """
+
+    def __init__(self, grace_s: float, run_root: Callable[[], None]) -> None:
         self._grace_s = grace_s
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._wake_read, wake_write = os.pipe()
         for end in (self._wake_read, wake_write):
             os.set_blocking(end, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _SIGNALS:
             signal.signal(number, self._on_signal)
         self._asked_to_end = False
         self._term_again_at: float | None = None
         self._kill_at: float | None = None
         self._status: int | None = None
+        self._root = 0
+        self._inputs: dict[int, Callable[[], None]] = {
+            self._wake_read: self._take_wake_ups,
+            0: self._take_command,
+        }
+        self._on_exit: dict[int, Callable[[int], None]] = {}
         self._libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        self._root = self._start(argv)
+        self._root = self.fork(run_root)
+
+    def add_input(self, descriptor: int, handler: Callable[[], None]) -> None:
+        """Call `handler` whenever there is something to read."""
+        self._inputs[descriptor] = handler
+
+    def remove_input(self, descriptor: int) -> None:
+        """Read it no more."""
+        self._inputs.pop(descriptor, None)
+
+    def fork(self, run: Callable[[], None], on_exit: Callable[[int], None] | None = None) -> int:
+        """Run something in a child that dies with the guardian; `on_exit` gets its exit code."""
+        guardian = os.getpid()
+        child = os.fork()
+        if child:
+            if on_exit is not None:
+                self._on_exit[child] = on_exit
+            return child
+        try:
+            # A group of its own: an engine that signals its group does not hit the guardian.
+            os.setpgid(0, self._root)
+            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != guardian:
+                os._exit(1)
+            signal.set_wakeup_fd(-1)
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            run()
+        finally:
+            os._exit(127)
 
     def run(self) -> int:
         """Until the tree is gone; returns the exit status of the engine's first process."""
-        inputs = [self._wake_read, 0]
         while not self._reap():
-            timeout = self._next_deadline()
-            ready, _, _ = select.select(inputs, [], [], timeout)
-            if self._wake_read in ready:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self._wake_read, 4096)
-            if 0 in ready:
-                command = os.read(0, 64)
-                if not command:
-                    inputs.remove(0)
-                self._obey(command)
+            ready, _, _ = select.select(list(self._inputs), [], [], self._next_deadline())
+            for descriptor in ready:
+                if descriptor in self._inputs:
+                    self._inputs[descriptor]()
             if self._asked_to_end:
                 self._begin_end()
             self._keep_deadlines()
         return self._status if self._status is not None else 1
 
-    def _start(self, argv: list[str]) -> int:
-        guardian = os.getpid()
-        child = os.fork()
-        if child:
-            return child
-        try:
-            # A group of its own: an engine that signals its group does not hit the guardian.
-            os.setpgid(0, 0)
-            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != guardian:
-                os._exit(1)
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, signal.SIG_DFL)
-            null = os.open(os.devnull, os.O_RDONLY)
-            os.dup2(null, 0)
-            os.execvp(argv[0], argv)  # noqa: S606
-        except OSError as error:
-            os.write(2, f"{argv[0]} cannot be started: {error}\n".encode())
-        finally:
-            os._exit(127)
+    def _take_wake_ups(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
 
-    def _on_signal(self, number: int, _frame: object) -> None:
-        if number != signal.SIGCHLD:
-            self._asked_to_end = True
-
-    def _obey(self, command: bytes) -> None:
+    def _take_command(self) -> None:
+        command = os.read(0, 64)
+        if not command:
+            self.remove_input(0)
         if b"k" in command:
             self._kill_at = 0.0
         elif not command or b"t" in command:
             self._begin_end()
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if number != signal.SIGCHLD:
+            self._asked_to_end = True
 
     def _begin_end(self) -> None:
         if self._kill_at is not None:
@@ -138,8 +157,10 @@ class Guardian:
                 return True
             if pid == 0:
                 return False
+            code = os.waitstatus_to_exitcode(status)
+            if pid in self._on_exit:
+                self._on_exit.pop(pid)(code)
             if pid == self._root:
-                code = os.waitstatus_to_exitcode(status)
                 self._status = code if code >= 0 else 128 - code
                 self._term_again_at = None
                 for left in descendants(os.getpid()):
@@ -170,5 +191,14 @@ def descendants(ancestor: int) -> list[int]:
     return found
 
 
+def become(argv: list[str]) -> None:
+    """Replace this process by a program, without standard input."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.execvp(argv[0], argv)  # noqa: S606
+    except OSError as error:
+        os.write(2, f"{argv[0]} cannot be started: {error}\n".encode())
+
+
 if __name__ == "__main__":
-    sys.exit(Guardian(float(sys.argv[1]), sys.argv[2:]).run())
+    sys.exit(Guardian(float(sys.argv[1]), lambda: become(sys.argv[2:])).run())
