@@ -102,6 +102,8 @@ class EngineSettings(_Section, frozen=True, kw_only=True):
 
     environment: str | None = None
     """Engine environment for models that name none; left out: the one chosen by `engine use`."""
+    launcher: bool = True
+    """Fork engines from a process that has imported vLLM already, where that was checked."""
     stall_timeout: str | float = "10m"
     """A load without any sign of progress for this long is given up."""
     stop_timeout: str | float = "20s"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.engine.environments import EnvironmentRecord
-from appliance.engine.process import ENGINE_VARIABLE
+from appliance.engine.proctree import ENGINE_VARIABLE
 from appliance.protocol.devices import DeviceKind
 from appliance.protocol.models import ModelSettings
 from appliance.units import GIB, MIB
@@ -70,32 +70,42 @@ def build_env(
     spec: EngineSpec, environment: EnvironmentRecord, environ: Mapping[str, str]
 ) -> dict[str, str]:
     """The engine's environment variables."""
+    env = build_base_env(spec.device_kind, environment, spec.cache, environ)
+    env[ENGINE_VARIABLE] = spec.engine_id
+    if spec.device_kind is DeviceKind.GPU:
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in spec.device_indices)
+    else:
+        if spec.settings.tp_size > 1:
+            env["VLLM_CPU_OMP_THREADS_BIND"] = _cores_by_rank(spec)
+        if not environment.has_flag("--kv-cache-memory-bytes"):
+            env["VLLM_CPU_KVCACHE_SPACE"] = str(max(round(spec.kv_cache_bytes / GIB), 1))
+    return env | spec.settings.env
+
+
+def build_base_env(
+    kind: DeviceKind, environment: EnvironmentRecord, cache: Path, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """What all engines of an environment have in common, and the launcher that forks them."""
     env = {
         name: value
         for name, value in environ.items()
         if name in _PASSED_ON or name.startswith("LC_")
     }
     env |= {
-        ENGINE_VARIABLE: spec.engine_id,
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
-        "VLLM_CACHE_ROOT": str(spec.cache / "vllm" / environment.name),
+        "VLLM_CACHE_ROOT": str(cache / "vllm" / environment.name),
     }
-    if spec.device_kind is DeviceKind.GPU:
+    if kind is DeviceKind.GPU:
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in spec.device_indices)
     else:
         env["CUDA_VISIBLE_DEVICES"] = ""
         # The first request for logprobs would compile a kernel for 16 s, and kill the engine on a
         # machine without a C++ compiler (vLLM 0.32).
         env["TORCHDYNAMO_DISABLE"] = "1"
-        if spec.settings.tp_size > 1:
-            env["VLLM_CPU_OMP_THREADS_BIND"] = _cores_by_rank(spec)
-        if not environment.has_flag("--kv-cache-memory-bytes"):
-            env["VLLM_CPU_KVCACHE_SPACE"] = str(max(round(spec.kv_cache_bytes / GIB), 1))
-    return env | spec.settings.env
+    return env
 
 
 def _cores_by_rank(spec: EngineSpec) -> str:

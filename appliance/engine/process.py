@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from appliance.engine import guardian
+from appliance.engine.child import GuardianChild, SpawnedGuardian
 from appliance.engine.logs import EngineLog, start_pump
 from appliance.engine.proctree import (
+    ENGINE_VARIABLE,
     kill_all,
     process_info,
     processes_with_variable,
@@ -18,12 +20,10 @@ from appliance.engine.proctree import (
     session_processes,
     wait_gone,
 )
+from appliance.engine.warm_launcher import LauncherError, WarmLauncher
 
 # vLLM names its processes: `VLLM::EngineCore`, `VLLM::Worker_TP0`.
 VLLM_PREFIX = "VLLM::"
-ENGINE_VARIABLE = "VLLM_APPLIANCE_ENGINE"
-"""Environment variable that marks each process of an engine with the engine's id."""
-
 _PUMP_S = 2.0
 # Time for the guardian itself after it has killed the tree.
 _GUARDIAN_S = 10.0
@@ -34,7 +34,7 @@ class EngineProcess:
 
     def __init__(
         self,
-        child: asyncio.subprocess.Process,
+        child: GuardianChild,
         engine_id: str,
         pump: threading.Thread,
         grace_s: float,
@@ -59,25 +59,25 @@ class EngineProcess:
         log: EngineLog,
         on_lines: Callable[[int, list[str]], None],
         grace_s: float,
+        launcher: WarmLauncher | None = None,
+        launch_words: int = 0,
     ) -> "EngineProcess":
-        """Start the engine below a guardian in a session of its own. Raises OSError."""
+        """Start the engine below a guardian in a session of its own. Raises OSError.
+
+        With a launcher it is forked there, where the first `launch_words` of `argv` are done
+        already; if that fails it is started in the plain way.
+        """
         read_end, write_end = os.pipe()
+        child: GuardianChild | None = None
         try:
-            child = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-I",
-                "-S",
-                str(Path(guardian.__file__)),
-                str(grace_s),
-                *argv,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=write_end,
-                stderr=write_end,
-                env=dict(env),
-                cwd=cwd,
-                start_new_session=True,
-            )
-        except OSError:
+            if launcher is not None:
+                with contextlib.suppress(LauncherError):
+                    child = await launcher.launch(
+                        argv[launch_words:], env, cwd, log=write_end, grace_s=grace_s
+                    )
+            if child is None:
+                child = await _spawn_guardian(argv, env, cwd, write_end, grace_s)
+        except BaseException:
             os.close(read_end)
             raise
         finally:
@@ -87,11 +87,11 @@ class EngineProcess:
 
     def terminate(self) -> None:
         """Ask the engine to end; the guardian kills it after the grace period."""
-        self._command(b"t")
+        self._child.send(b"t")
 
     def kill(self) -> None:
         """Kill the whole tree now."""
-        self._command(b"k")
+        self._child.send(b"k")
 
     async def wait(self) -> int:
         """Until no process of the tree is left; the exit status of the engine's first process."""
@@ -116,8 +116,7 @@ class EngineProcess:
             async with asyncio.timeout(self._grace_s + _GUARDIAN_S):
                 return await self.wait()
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                self._child.kill()
+            self._child.kill()
             return await self.wait()
 
     async def watch_workers(self, on_death: Callable[[str], None]) -> None:
@@ -158,11 +157,25 @@ class EngineProcess:
         for pid in list(self._watched):
             self._forget(pid)
 
-    def _command(self, command: bytes) -> None:
-        stdin = self._child.stdin
-        if stdin is not None and self._child.returncode is None:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError, RuntimeError):
-                stdin.write(command)
+
+async def _spawn_guardian(
+    argv: list[str], env: Mapping[str, str], cwd: Path, log: int, grace_s: float
+) -> SpawnedGuardian:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-I",
+        "-S",
+        str(Path(guardian.__file__)),
+        str(grace_s),
+        *argv,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=log,
+        stderr=log,
+        env=dict(env),
+        cwd=cwd,
+        start_new_session=True,
+    )
+    return SpawnedGuardian(process)
 
 
 def end_session(session: int) -> None:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 
+ENGINE_VARIABLE = "VLLM_APPLIANCE_ENGINE"
+"""Environment variable that marks each process of an engine with the engine's id."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessInfo:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from appliance.engine.process import ENGINE_VARIABLE, VLLM_PREFIX
+from appliance.engine.process import VLLM_PREFIX
 from appliance.engine.proctree import (
+    ENGINE_VARIABLE,
     boot_id,
     kill_all,
     process_info,

@@ -24,6 +24,7 @@ from appliance.engine.proctree import boot_id
 from appliance.engine.progress import LoadTracker
 from appliance.engine.records import EngineRecord, argv_digest, remove_record, write_record
 from appliance.engine.state import ENDED, may_follow
+from appliance.engine.warm_launcher import WarmLauncher, WarmLaunchers
 from appliance.protocol.engines import (
     Engine,
     EngineState,
@@ -66,6 +67,7 @@ class EngineSupervisor:
         log_file: Path,
         records: Path,
         limits: EngineLimits,
+        launchers: WarmLaunchers,
         earlier_loads: list[LoadRecord],
         attempts: int,
         publish: Callable[[Event], None],
@@ -85,6 +87,7 @@ class EngineSupervisor:
         self.was_ready = False
         self._records = records
         self._limits = limits
+        self._launchers = launchers
         self._attempts = attempts
         self._publish = publish
         self._process: EngineProcess | None = None
@@ -218,6 +221,8 @@ class EngineSupervisor:
                 log=self.log,
                 on_lines=self._on_lines,
                 grace_s=self._limits.stop_s,
+                launcher=self._launcher(),
+                launch_words=len(self.environment.launch),
             )
         except OSError as error:
             self._fail(
@@ -234,6 +239,12 @@ class EngineSupervisor:
             record, pid=self._process.pid, start_ticks=self._process.start_ticks
         )
         await asyncio.to_thread(write_record, self._records, completed)
+
+    def _launcher(self) -> WarmLauncher | None:
+        """Variables of a model's own may have been read when vLLM was imported."""
+        if self.spec.settings.env:
+            return None
+        return self._launchers.find(self.environment, self.spec.device_kind, self.spec.cache)
 
     async def _live(self, process: EngineProcess, on_ready: Callable[[], None]) -> None:
         if self._stop_reason is not None:

@@ -1,5 +1,6 @@
 """Composition root: every object of the server, built in one visible order."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from appliance.config.load import is_loopback
 from appliance.config.paths import Paths
 from appliance.config.settings import Settings
 from appliance.engine.environments import EnvironmentStore
+from appliance.engine.warm_launcher import WarmLaunchers
 from appliance.errors import ApplianceError, EngineEnvironmentError
 from appliance.events import EventBus
 from appliance.gateway.asgi import TRANSPORT, Answer, Receive, Scope, Send, header
@@ -61,6 +63,7 @@ class Appliance:
         self.registry = Registry(self.database)
         self.history = LoadHistory(self.database)
         self.environments = EnvironmentStore(paths.engine_environments)
+        self.launchers = WarmLaunchers(is_enabled=settings.engines.launcher)
         slots: dict[str, Slot] = {}
 
         def running() -> list[Running]:
@@ -76,6 +79,7 @@ class Appliance:
                 settings=settings.engines,
                 environments=self.environments,
                 history=self.history,
+                launchers=self.launchers,
                 publish=self.bus.publish,
             ),
             monitor=self.monitor,
@@ -137,6 +141,7 @@ class Appliance:
 
     def start(self) -> None:
         """Begin to work."""
+        self._warm_up()
         self.slots.start()
         self.sampling.start()
         self.jobs.start()
@@ -153,9 +158,16 @@ class Appliance:
     async def close(self) -> None:
         """End all engines, then the rest."""
         await self.slots.stop()
+        await self.launchers.stop()
         await self.sampling.stop()
         await self.monitor.close()
         await self.database.close()
+
+    def _warm_up(self) -> None:
+        """The first engine finds its launcher ready."""
+        with contextlib.suppress(EngineEnvironmentError):
+            environment = self.environments.get(self.settings.engines.environment)
+            self.launchers.find(environment, self.monitor.kind, self.paths.cache)
 
     def _vllm_version(self) -> str | None:
         try:

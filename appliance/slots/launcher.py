@@ -12,6 +12,7 @@ from appliance.config.settings import EngineSettings
 from appliance.engine.command import EngineSpec
 from appliance.engine.environments import EnvironmentRecord, EnvironmentStore
 from appliance.engine.supervisor import EngineLimits, EngineSupervisor
+from appliance.engine.warm_launcher import WarmLaunchers
 from appliance.estimate.estimator import Estimate
 from appliance.protocol.devices import DeviceKind
 from appliance.protocol.events import Event
@@ -31,12 +32,14 @@ class EngineLauncher:
         settings: EngineSettings,
         environments: EnvironmentStore,
         history: LoadHistory,
+        launchers: WarmLaunchers,
         publish: Callable[[Event], None],
     ) -> None:
         self._paths = paths
         self._settings = settings
         self._environments = environments
         self._history = history
+        self._launchers = launchers
         self._publish = publish
 
     def environment(self, known: KnownModel) -> EnvironmentRecord:
@@ -81,6 +84,7 @@ class EngineLauncher:
             limits=EngineLimits(
                 stall_s=self._settings.stall_timeout_s, stop_s=self._settings.stop_timeout_s
             ),
+            launchers=self._launchers,
             earlier_loads=self._history.of(self.fingerprint(known, environment)),
             attempts=attempts,
             publish=self._publish,
