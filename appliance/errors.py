@@ -3,6 +3,13 @@
 from typing import ClassVar
 
 
+def join_sentences(*sentences: str) -> str:
+    """One text; each sentence but the last gets its full stop."""
+    said = [sentence.strip() for sentence in sentences if sentence.strip()]
+    closed = [each if each[-1] in ".!?:…" else f"{each}." for each in said[:-1]]
+    return " ".join([*closed, *said[-1:]])
+
+
 class ApplianceError(Exception):
     """A failure that is told to a person.
 
@@ -19,7 +26,7 @@ class ApplianceError(Exception):
         self.param = param
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".strip()
+        return join_sentences(self.message, self.hint)
 
 
 class ConfigError(ApplianceError):

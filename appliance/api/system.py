@@ -60,6 +60,18 @@ async def livez() -> str:
     return "ok\n"
 
 
+@get("/", media_type=MediaType.TEXT, include_in_schema=False)
+async def root() -> str:
+    """For people who open the address in a browser."""
+    return "vLLM Appliance is running. Its OpenAI-compatible endpoint is /v1.\n"
+
+
+@get("/health", media_type=MediaType.TEXT, include_in_schema=False)
+async def health() -> str:
+    """As /livez, by the name that vLLM's own server uses."""
+    return "ok\n"
+
+
 @get("/readyz", media_type=MediaType.TEXT, include_in_schema=False)
 async def readyz(state: State) -> Response[str]:
     """The server takes requests."""

@@ -32,6 +32,7 @@ class ServerClient:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self._socket: Path | None = None
         if url:
+            url = url.rstrip("/").removesuffix("/v1")
             self._where = url
             self._http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT)
         else:
@@ -55,6 +56,10 @@ class ServerClient:
         """POST and decode."""
         content = b"" if body is None else msgspec.json.encode(body)
         return self._decode(self._send("POST", path, content=content), result)
+
+    def patch(self, path: str, result: type[T], body: msgspec.Struct) -> T:
+        """PATCH and decode."""
+        return self._decode(self._send("PATCH", path, content=msgspec.json.encode(body)), result)
 
     def delete(self, path: str) -> None:
         """DELETE."""
@@ -97,7 +102,7 @@ class ServerClient:
             return ServerError(
                 f"No server runs here ({self._where} does not exist).",
                 hint="Start it with `appliance serve`, or `systemctl start vllm-appliance`;"
-                " APPLIANCE_HOME chooses another one.",
+                " after scripts/quickstart set APPLIANCE_HOME to its home.",
             )
         if isinstance(error, httpx.ConnectError) and "Permission" in str(error):
             return ServerError(

@@ -4,19 +4,28 @@ import argparse
 import sys
 
 from appliance import __version__
-from appliance.cli import engine, keys, logs, models, run, serve, starter
+from appliance.cli import add, engine, keys, logs, models, run, serve, starter
+from appliance.cli.output import print_json
 from appliance.errors import ApplianceError
+from appliance.protocol.system import ErrorBody, ErrorDetail
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    args = build_parser().parse_args(argv, argparse.Namespace(json=False))
+    words = sys.argv[1:] if argv is None else argv
+    own, tui_words = _split_tui(words)
+    parser = build_parser()
+    args, extra = parser.parse_known_args(own, argparse.Namespace(json=False, url=None))
+    if extra and args.command == "run" and not any(word.startswith("-") for word in extra):
+        # The prompt may come after options.
+        args.prompt += extra
+    elif extra:
+        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    args.arguments = tui_words
     try:
         return int(args.func(args))
     except ApplianceError as error:
-        print(f"appliance: {error.message}", file=sys.stderr)
-        if error.hint:
-            print(f"           {error.hint}", file=sys.stderr)
+        _tell_error(error, as_json=args.json)
         return 1
     except ValueError as error:
         print(f"appliance: {error}", file=sys.stderr)
@@ -29,6 +38,26 @@ def main(argv: list[str] | None = None) -> int:
         return 0
 
 
+def _split_tui(words: list[str]) -> tuple[list[str], list[str]]:
+    """All that follows `tui` is for the terminal UI, which has options of its own."""
+    if "tui" not in words:
+        return words, []
+    place = words.index("tui")
+    before = words[:place]
+    is_verb = all(word.startswith("-") for word in before) or before[0] == "--url"
+    return (words[: place + 1], words[place + 1 :]) if is_verb else (words, [])
+
+
+def _tell_error(error: ApplianceError, *, as_json: bool) -> None:
+    if as_json:
+        detail = ErrorDetail(code=error.code, message=error.message, hint=error.hint)
+        print_json(ErrorBody(error=detail))
+        return
+    print(f"appliance: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"           {error.hint}", file=sys.stderr)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all verbs."""
     parser = argparse.ArgumentParser(
@@ -36,26 +65,33 @@ def build_parser() -> argparse.ArgumentParser:
         description="vLLM Appliance: engines on demand behind one OpenAI-compatible endpoint.",
     )
     parser.add_argument("--version", action="version", version=f"appliance {__version__}")
-    parser.add_argument("--url", help="address of a server elsewhere; needs APPLIANCE_API_KEY")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve.add_parsers(subparsers)
     models.add_parsers(subparsers)
+    add.add_parsers(subparsers)
     run.add_parser(subparsers)
     logs.add_parser(subparsers)
     keys.add_parser(subparsers)
     engine.add_parser(subparsers)
     starter.add_parser(subparsers)
-    _add_json(parser)
+    _add_shared(parser)
     return parser
 
 
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    """`--json` before or after any verb means the same."""
-    if not any("--json" in action.option_strings for action in parser._actions):
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    """`--json` and `--url` before or after any verb mean the same."""
+    known = {option for action in parser._actions for option in action.option_strings}
+    if "--json" not in known:
         parser.add_argument(
             "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON"
+        )
+    if "--url" not in known:
+        parser.add_argument(
+            "--url",
+            default=argparse.SUPPRESS,
+            help="address of a server elsewhere; needs a key in APPLIANCE_API_KEY",
         )
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for child in set(action.choices.values()):
-                _add_json(child)
+                _add_shared(child)

@@ -4,16 +4,14 @@ import argparse
 import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
-
-import msgspec
 
 from appliance.cli.client import ServerClient, ServerError
 from appliance.cli.output import print_json, print_table, safe
+from appliance.errors import join_sentences
 from appliance.protocol.engines import Engine, EngineState
-from appliance.protocol.models import Model, ModelCreate, Task
+from appliance.protocol.models import Model
 from appliance.protocol.placement import PlanVerdict
-from appliance.units import format_duration, format_size, parse_duration, parse_size
+from appliance.units import format_duration, format_size
 
 _ENDED = {EngineState.STOPPED, EngineState.FAILED}
 _POLL_S = 0.5
@@ -30,7 +28,6 @@ def add_parsers(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     show = subparsers.add_parser("show", help="show one model in full")
     show.add_argument("model")
     show.set_defaults(func=_show)
-    _add_add(subparsers)
     load = subparsers.add_parser("load", help="load a model now and wait until it is ready")
     load.add_argument("model")
     load.add_argument("--no-wait", action="store_true", help="return at once")
@@ -45,28 +42,13 @@ def add_parsers(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     remove.set_defaults(func=_rm)
 
 
-def _add_add(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
-    add = subparsers.add_parser("add", help="add a model from a directory of the server")
-    add.add_argument("path", type=Path)
-    add.add_argument("--name", help="name that clients use; default: the directory's name")
-    add.add_argument("--task", choices=[task.value for task in Task])
-    add.add_argument("--context", type=int, metavar="TOKENS")
-    add.add_argument("--always-on", action="store_true", help="load at start, never unload")
-    add.add_argument("--pin", action="store_true", help="never unload once it is loaded")
-    add.add_argument("--idle", metavar="DURATION", help="unload after this, `never` to keep it")
-    add.add_argument("--tp", type=int, default=1, help="split over this many devices")
-    add.add_argument("--device", action="append", default=[], help="index or id; may repeat")
-    add.add_argument("--kv-cache", metavar="SIZE", help="KV cache on each device, as 2GiB")
-    add.add_argument("--environment", help="engine environment; default: the one in use")
-    add.set_defaults(func=_add)
-
-
-def _client(args: argparse.Namespace) -> ServerClient:
+def client_of(args: argparse.Namespace) -> ServerClient:
+    """The server that the arguments name."""
     return ServerClient(args.url)
 
 
 def _ls(args: argparse.Namespace) -> int:
-    models = _client(args).get("/admin/v1/models", list[Model])
+    models = client_of(args).get("/admin/v1/models", list[Model])
     if args.json:
         print_json(models)
         return 0
@@ -86,7 +68,7 @@ def _ls(args: argparse.Namespace) -> int:
 
 
 def _ps(args: argparse.Namespace) -> int:
-    client = _client(args)
+    client = client_of(args)
     models = {model.id: model for model in client.get("/admin/v1/models", list[Model])}
     engines = [
         engine
@@ -116,46 +98,39 @@ def _ps(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    model = _client(args).get(f"/admin/v1/models/{args.model}", Model)
+    model = client_of(args).get(f"/admin/v1/models/{args.model}", Model)
     if args.json:
         print_json(model)
         return 0
-    for name, value in msgspec.to_builtins(model).items():
-        if name == "settings":
-            for key, setting in value.items():
-                print(f"  {key:<18}{safe(str(setting))}")
-        else:
-            print(f"{name:<20}{safe(str(value))}")
-    return 0
-
-
-def _add(args: argparse.Namespace) -> int:
-    path = args.path.expanduser().absolute()
-    body = ModelCreate(
-        id=args.name or path.name,
-        path=str(path),
-        task=Task(args.task) if args.task else None,
-        context_length=args.context,
-        always_on=args.always_on,
-        pinned=args.pin,
-        idle_timeout_s=parse_duration(args.idle) if args.idle else None,
-        tp_size=args.tp,
-        devices=args.device,
-        environment=args.environment,
-        kv_cache_bytes=parse_size(args.kv_cache) if args.kv_cache else None,
-    )
-    model = _client(args).post("/admin/v1/models", Model, body)
-    if args.json:
-        print_json(model)
-    else:
-        print(f"Added {safe(model.id)}: {model.settings.task.value},"
-              f" {format_size(model.weights_bytes)} of weights,"
-              f" needs about {format_size(model.need_bytes)}.")  # fmt: skip
+    rows = {
+        "name": model.id,
+        "state": state_text(model),
+        "task": model.settings.task.value,
+        "architecture": model.architecture,
+        "directory": model.settings.path,
+        "context": f"{model.context_length} tokens",
+        "weights": format_size(model.weights_bytes),
+        "needs": f"about {format_size(model.need_bytes)} on each device",
+        "devices": ", ".join(model.settings.devices) or "any",
+        "tensor parallel": str(model.settings.tp_size),
+        "keep": _keep(model),
+        "unloads": _until(model),
+        "dtype": model.settings.dtype,
+        "environment": model.settings.environment or "the one in use",
+        "arguments": " ".join(model.settings.extra_args) or "-",
+        "variables": " ".join(f"{key}={value}" for key, value in model.settings.env.items()) or "-",
+        "requests": str(model.requests_total),
+    }
+    if model.failure is not None:
+        rows["failure"] = model.failure.message
+        rows["what to do"] = model.failure.hint
+    for name, value in rows.items():
+        print(f"{name:<17}{safe(value)}")
     return 0
 
 
 def _load(args: argparse.Namespace) -> int:
-    client = _client(args)
+    client = client_of(args)
     if args.dry_run:
         plan = client.post(f"/admin/v1/models/{args.model}/plan", PlanVerdict)
         if args.json:
@@ -167,9 +142,12 @@ def _load(args: argparse.Namespace) -> int:
     shown = ""
     while not args.no_wait and model.state is not EngineState.READY:
         if model.failure is not None and model.state is EngineState.FAILED:
+            failure = model.failure
+            log = f"`appliance logs {model.id}` shows its log."
+            about = "" if failure.message.startswith(model.id) else f"{model.id}: "
             raise ServerError(
-                f"{model.id} could not be loaded: {model.failure.message}",
-                hint=f"{model.failure.hint} `appliance logs {model.id}` shows its log.",
+                f"Not loaded. {about}{failure.message}",
+                hint=join_sentences(failure.hint, log if failure.last_lines else ""),
             )
         shown = tell(state_text(model), shown, quiet=args.json)
         time.sleep(_POLL_S)
@@ -183,7 +161,7 @@ def _load(args: argparse.Namespace) -> int:
 
 
 def _stop(args: argparse.Namespace) -> int:
-    client = _client(args)
+    client = client_of(args)
     started = time.monotonic()
     model = client.post(f"/admin/v1/models/{args.model}/unload", Model)
     held = model.memory_bytes
@@ -201,7 +179,7 @@ def _stop(args: argparse.Namespace) -> int:
 
 
 def _rm(args: argparse.Namespace) -> int:
-    client = _client(args)
+    client = client_of(args)
     model = client.get(f"/admin/v1/models/{args.model}", Model)
     client.delete(f"/admin/v1/models/{args.model}")
     print(f"Forgot {safe(model.id)}; its files stay in {safe(model.settings.path)}.")

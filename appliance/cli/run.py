@@ -1,6 +1,8 @@
 """run: ask a model once, or chat with it."""
 
 import argparse
+import contextlib
+import importlib
 import sys
 import threading
 from typing import Any
@@ -65,18 +67,26 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _chat(client: ServerClient, args: argparse.Namespace, messages: list[dict[str, str]]) -> int:
+    # Line editing and history, where Python has them.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("readline")
     print(f"Chat with {args.model}. /clear forgets, /bye or ctrl+d ends.", file=sys.stderr)
     system = list(messages)
     while True:
         try:
             prompt = input(">>> ").strip()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             print(file=sys.stderr)
             return 0
+        except KeyboardInterrupt:
+            print("\n/bye or ctrl+d ends.", file=sys.stderr)
+            continue
         if prompt in {"/bye", "/exit", "/quit"}:
             return 0
         if prompt == "/clear":
             messages = list(system)
+        elif prompt.startswith("/"):
+            print("There are /clear and /bye.", file=sys.stderr)
         elif prompt:
             messages.append({"role": "user", "content": prompt})
             try:

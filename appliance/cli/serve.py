@@ -17,7 +17,6 @@ def add_parsers(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     serve.add_argument("--log-level", help="debug, info, warning or error")
     serve.set_defaults(func=_serve)
     tui = subparsers.add_parser("tui", help="open the terminal UI", add_help=False)
-    tui.add_argument("arguments", nargs=argparse.REMAINDER)
     tui.set_defaults(func=_tui)
 
 

@@ -3,6 +3,8 @@
 import re
 from datetime import datetime
 
+import msgspec
+
 from appliance.protocol.engines import Failure, FailureCause
 
 _Cause = FailureCause
@@ -94,6 +96,27 @@ def classify(
         attempts=attempts,
         log_line=log_line,
         last_lines=[line for line in lines if line.strip()][-12:],
+    )
+
+
+def seen_by_us(failure: Failure, cause: FailureCause, message: str) -> Failure:
+    """What the server saw itself beats what the log says."""
+    return msgspec.structs.replace(
+        failure,
+        cause=cause,
+        message=message,
+        hint="Read the engine's log; loading it again may work.",
+    )
+
+
+def not_looked_after(error: Exception, at: datetime, attempts: int) -> Failure:
+    """The engine was ended because the server itself failed with it."""
+    return Failure(
+        cause=_Cause.CRASHED,
+        message=f"The server could not look after the engine: {error}.",
+        hint="The server's log says more; loading it again may work.",
+        at=at,
+        attempts=attempts,
     )
 
 

@@ -6,6 +6,8 @@ from statistics import median
 from appliance.protocol.engines import LoadPhase, LoadProgress
 from appliance.store.models import LoadRecord
 
+_NUMBERS = re.compile(r"[\d.:%|#\s]+")
+_KEPT_PATTERNS = 10_000
 _SHARDS = re.compile(r"(\d+)% Completed \| (\d+)/(\d+)")
 _GRAPHS = re.compile(r"Capturing CUDA graphs?.*?(\d+)%\|.*?(\d+)/(\d+)")
 
@@ -116,6 +118,22 @@ class LoadTracker:
         # A better guess may be lower; a person should not see a load go backwards.
         self._shown_ratio = max(self._shown_ratio, min(done + share * within, 0.99))
         return self._shown_ratio
+
+
+class SignsOfLife:
+    """When a load last did something new. A worker that hangs repeats what it said."""
+
+    def __init__(self, now: float) -> None:
+        self.last = now
+        self._seen: set[str] = set()
+
+    def note(self, line: str, now: float) -> None:
+        """Take one log line; one that differs in numbers alone is nothing new."""
+        pattern = _NUMBERS.sub("", line)
+        if pattern not in self._seen:
+            self.last = now
+            if len(self._seen) < _KEPT_PATTERNS:
+                self._seen.add(pattern)
 
 
 def _shares(earlier: list[LoadRecord]) -> dict[LoadPhase, float]:

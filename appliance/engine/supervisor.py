@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,12 +15,12 @@ import msgspec
 from appliance.engine.command import EngineSpec, build_argv, build_env
 from appliance.engine.connection import EngineConnections
 from appliance.engine.environments import EnvironmentRecord
-from appliance.engine.failure import classify
+from appliance.engine.failure import classify, not_looked_after, seen_by_us
 from appliance.engine.health import is_ready
 from appliance.engine.logs import EngineLog
 from appliance.engine.process import EngineProcess
 from appliance.engine.proctree import boot_id
-from appliance.engine.progress import LoadTracker
+from appliance.engine.progress import LoadTracker, SignsOfLife
 from appliance.engine.records import EngineRecord, argv_digest, remove_record, write_record
 from appliance.engine.state import ENDED, may_follow
 from appliance.engine.warm_launcher import WarmLauncher, WarmLaunchers
@@ -43,8 +42,6 @@ _PROGRESS_EVERY_S = 0.5
 _KEPT_LINES = 400
 # What matters of a line stands at its beginning; engines print whole tensors on occasion.
 _LONGEST_READ = 500
-_NUMBERS = re.compile(r"[\d.:%|#\s]+")
-_KEPT_PATTERNS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +94,12 @@ class EngineSupervisor:
         self._ready_at: datetime | None = None
         self._ended_at: datetime | None = None
         self._state_since = time.monotonic()
-        self._last_sign = time.monotonic()
+        self._signs = SignsOfLife(time.monotonic())
         self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._stop_reason: str | None = None
         self._crash: str | None = None
         self._stalled = False
         self._ending = asyncio.Event()
-        self._seen_lines: set[str] = set()
 
     @property
     def has_ended(self) -> bool:
@@ -152,7 +148,7 @@ class EngineSupervisor:
         except Exception as error:  # the slot must not hang on a bug or a full disk
             logger.exception("engine.lost model=%s engine=%s", self.model, self.id)
             await self._abandon()
-            self._fail(self._not_looked_after(error))
+            self._fail(not_looked_after(error, datetime.now(UTC), self._attempts))
         finally:
             self.connections.close()
             self.log.close()
@@ -189,15 +185,6 @@ class EngineSupervisor:
         if self._process is not None:
             self._process.kill()
             await asyncio.shield(self._process.wait_ended())
-
-    def _not_looked_after(self, error: Exception) -> Failure:
-        return Failure(
-            cause=FailureCause.CRASHED,
-            message=f"The server could not look after the engine: {error}.",
-            hint="The server's log says more; loading it again may work.",
-            at=datetime.now(UTC),
-            attempts=self._attempts,
-        )
 
     async def _spawn(self) -> None:
         argv = build_argv(self.spec, self.environment)
@@ -285,7 +272,7 @@ class EngineSupervisor:
                 next_progress = now + _PROGRESS_EVERY_S
                 self._progress = self._tracker.progress(now)
                 self._changed()
-            if now - self._last_sign > self._limits.stall_s:
+            if now - self._signs.last > self._limits.stall_s:
                 self._stalled = True
                 self._ending.set()
                 process.kill()
@@ -318,19 +305,11 @@ class EngineSupervisor:
             changed = False
             for line in shortened:
                 changed = self._tracker.feed(line, now) or changed
-                self._note_sign(line, now)
+                self._signs.note(line, now)
             if changed:
-                self._last_sign = now
+                self._signs.last = now
                 self._progress = self._tracker.progress(now)
                 self._changed()
-
-    def _note_sign(self, line: str, now: float) -> None:
-        """A line that was not seen before is a sign of life; a worker that hangs repeats itself."""
-        pattern = _NUMBERS.sub("", line)
-        if pattern not in self._seen_lines:
-            self._last_sign = now
-            if len(self._seen_lines) < _KEPT_PATTERNS:
-                self._seen_lines.add(pattern)
 
     async def _explain_end(self, status: int) -> None:
         self._ended_at = datetime.now(UTC)
@@ -348,24 +327,12 @@ class EngineSupervisor:
             at=self._ended_at,
             attempts=self._attempts,
         )
-        self._fail(self._better_known(failure))
-
-    def _better_known(self, failure: Failure) -> Failure:
-        """What we saw ourselves beats what the log says."""
-        cause, message = failure.cause, failure.message
         if self._stalled:
-            cause = FailureCause.STALLED
             message = f"No progress for {self._limits.stall_s:.0f} s while loading."
+            failure = seen_by_us(failure, FailureCause.STALLED, message)
         elif self._crash is not None and failure.log_line is None:
-            cause, message = FailureCause.KILLED, self._crash
-        if cause is failure.cause and message == failure.message:
-            return failure
-        return msgspec.structs.replace(
-            failure,
-            cause=cause,
-            message=message,
-            hint="Read the engine's log; loading it again may work.",
-        )
+            failure = seen_by_us(failure, FailureCause.KILLED, self._crash)
+        self._fail(failure)
 
     def _fail(self, failure: Failure) -> None:
         self.failure = failure

@@ -1,6 +1,7 @@
 """The OpenAI-compatible endpoint: who asks, for which model, over which lease."""
 
 import asyncio
+import contextlib
 import re
 import secrets
 import time
@@ -12,7 +13,13 @@ import msgspec
 
 from appliance.auth import Keys, bearer
 from appliance.auth import Scope as KeyScope
-from appliance.errors import ApplianceError, InvalidRequestError, NotFoundError, WrongMethodError
+from appliance.errors import (
+    ApplianceError,
+    InvalidRequestError,
+    NotFoundError,
+    UnavailableError,
+    WrongMethodError,
+)
 from appliance.gateway.asgi import (
     TRANSPORT,
     Answer,
@@ -73,10 +80,15 @@ class Gateway:
         self._max_body_bytes = max_body_bytes
         self._heartbeat_s = heartbeat_s
         self._decoder = msgspec.json.Decoder(_RoutingFields)
+        self._cut = asyncio.Event()
+        self._working = 0
+        self._idle = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; every failure becomes an error object."""
         answer = Answer(send, _request_id(scope))
+        self._working += 1
+        self._idle.clear()
         try:
             await self._answer(scope, receive, answer)
         except ClientGoneError:
@@ -85,6 +97,18 @@ class Gateway:
             await _fail(answer, error)
         except Exception as error:  # noqa: BLE001 - the edge: a client never sees a traceback
             await _fail(answer, unexpected(error))
+        finally:
+            self._working -= 1
+            if not self._working:
+                self._idle.set()
+
+    async def cut_off(self, timeout_s: float) -> None:
+        """The server stops: end what still runs with an error, and wait until that is sent."""
+        self._cut.set()
+        if self._working:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._idle.wait()
 
     async def _answer(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         self._check_key(scope)
@@ -94,7 +118,7 @@ class Gateway:
                 raise _wrong_method(method, path, "POST")
             body = await read_body(scope, receive, self._max_body_bytes)
             work = self._forward(path, body, answer, time.monotonic())
-            await _unless_gone(work, receive)
+            await _unless_gone(work, receive, self._cut)
         elif path == _LISTING or path.startswith(f"{_LISTING}/"):
             if method not in {"GET", "HEAD"}:
                 raise _wrong_method(method, path, "GET")
@@ -182,24 +206,35 @@ class Gateway:
             require_local(header(scope, b"host"), header(scope, b"origin"), self._allowed_hosts)
 
 
-async def _unless_gone(work: Coroutine[Any, Any, None], receive: Receive) -> None:
-    """Run `work`, and cancel it when the client leaves."""
+async def _unless_gone(
+    work: Coroutine[Any, Any, None], receive: Receive, cut: asyncio.Event
+) -> None:
+    """Run `work`; cancel it when the client leaves, or the server stops (UnavailableError)."""
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(until_gone(receive))
+    cutting = asyncio.ensure_future(cut.wait())
+    tasks = (working, watching, cutting)
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+        elif cutting.done():
+            raise UnavailableError(
+                "The server was stopped before the answer was complete.",
+                hint="Send the request again when it is back.",
+            )
+        else:
             raise ClientGoneError
-        working.result()
     finally:
-        for task in (working, watching):
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _fail(answer: Answer, error: ApplianceError) -> None:
     if answer.has_started:
-        await answer.body(error_event(openai_error(error)), more=False)
+        # The last piece may have ended amid an event.
+        await answer.body(b"\n\n" + error_event(openai_error(error)), more=False)
     else:
         await answer.error(error)
 

@@ -1,6 +1,7 @@
 """Composition root: every object of the server, built in one visible order."""
 
-import contextlib
+import asyncio
+import logging
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from appliance.api.errors import error_body, on_appliance_error, on_http_error, 
 from appliance.api.keys import KeyController
 from appliance.api.models import ModelController
 from appliance.api.overview import Overview, host_name
-from appliance.api.system import SystemController, livez, readyz
+from appliance.api.system import SystemController, health, livez, readyz, root
 from appliance.auth import Keys, bearer
 from appliance.auth import Scope as KeyScope
 from appliance.config.load import is_loopback
@@ -45,6 +46,10 @@ from appliance.slots.sampling import Sampling
 from appliance.slots.scheduler import SlotScheduler
 from appliance.slots.slot import Running, Slot
 from appliance.store.database import Database
+
+logger = logging.getLogger(__name__)
+
+_CUT_OFF_S = 2.0
 
 
 class Appliance:
@@ -147,12 +152,16 @@ class Appliance:
         self.jobs.start()
         self._ready = True
 
-    async def drain(self) -> None:
-        """Take no further requests, and let those in flight end within the drain limit."""
+    async def drain(self, hurry: asyncio.Event) -> None:
+        """Take no further requests, and let those in flight end within the drain limit.
+
+        Whatever is not over then, or once `hurry` is set, is ended with an error.
+        """
         self._draining = True
         self.bus.publish(ServerChanged(server=self.info()))
         self.jobs.stop()
-        await self.slots.drain(self.settings.server.drain_timeout_s)
+        await self.slots.drain(self.settings.server.drain_timeout_s, hurry)
+        await self.gateway.cut_off(_CUT_OFF_S)
         self.bus.close()
 
     async def close(self) -> None:
@@ -165,9 +174,12 @@ class Appliance:
 
     def _warm_up(self) -> None:
         """The first engine finds its launcher ready."""
-        with contextlib.suppress(EngineEnvironmentError):
+        try:
             environment = self.environments.get(self.settings.engines.environment)
-            self.launchers.find(environment, self.monitor.kind, self.paths.cache)
+        except EngineEnvironmentError as error:
+            logger.warning("server.no_engine_environment message=%s", error)
+            return
+        self.launchers.find(environment, self.monitor.kind, self.paths.cache)
 
     def _vllm_version(self) -> str | None:
         try:
@@ -184,8 +196,10 @@ def build_litestar(appliance: Appliance) -> Litestar:
         EngineController,
         KeyController,
         engine_environments,
+        health,
         livez,
         readyz,
+        root,
     ]
     services = {
         "overview": appliance.overview,

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 
-_NOISY = ("httpx", "httpcore", "apscheduler", "uvicorn.access", "peewee")
+_NOISY = ("httpx", "httpcore", "apscheduler", "uvicorn.access", "uvicorn.error", "peewee")
 
 
 def set_up_logging(level: str) -> None:

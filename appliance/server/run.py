@@ -48,10 +48,16 @@ def run(settings: Settings, paths: Paths) -> None:
 
 
 async def _serve(settings: Settings, paths: Paths) -> None:
-    stop = asyncio.Event()
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            hurry.set()
+        stop.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, on_signal)
     await asyncio.to_thread(sweep, paths.engine_records)
     reader = await asyncio.to_thread(open_reader, settings.devices)
     appliance = Appliance(settings, paths, reader)
@@ -78,24 +84,29 @@ async def _serve(settings: Settings, paths: Paths) -> None:
         await asyncio.wait({stopping, *serving}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopping.cancel()
-        await _stop(appliance, servers, serving, paths)
+        await _stop(appliance, servers, serving, hurry)
 
 
 async def _stop(
     appliance: Appliance,
     servers: list[_Server],
     serving: list[asyncio.Task[None]],
-    paths: Paths,
+    hurry: asyncio.Event,
 ) -> None:
-    logger.info("server.draining limit_s=%s", appliance.settings.server.drain_timeout_s)
-    await appliance.drain()
+    if appliance.slots.in_flight:
+        logger.info(
+            "server.draining: waiting up to %.0f s for %d requests; another signal stops at once",
+            appliance.settings.server.drain_timeout_s,
+            appliance.slots.in_flight,
+        )
+    await appliance.drain(hurry)
     for server in servers:
         server.should_exit = True
     # Engines end while the last answers leave.
     await asyncio.gather(*serving, return_exceptions=True)
     await appliance.close()
     with contextlib.suppress(OSError):
-        paths.admin_socket.unlink()
+        appliance.paths.admin_socket.unlink()
     logger.info("server.stopped")
 
 

@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from appliance.engine.connection import EngineConnections
 from appliance.errors import (
     ApplianceError,
+    DoesNotFitError,
     LoadFailedError,
     QueueFullError,
     UnavailableError,
 )
-from appliance.protocol.engines import Failure
+from appliance.protocol.engines import Failure, FailureCause
 from appliance.slots.slot import Running, Slot, Waiter
 
 _USUAL_WAIT_S = 5.0
@@ -158,8 +159,10 @@ class LeaseDesk:
             )
 
 
-def load_failed(model: str, failure: Failure, retry_in_s: float | None) -> LoadFailedError:
+def load_failed(model: str, failure: Failure, retry_in_s: float | None) -> UnavailableError:
     """The error for a client whose model could not be loaded."""
+    if failure.cause is FailureCause.DOES_NOT_FIT:
+        return DoesNotFitError(failure.message, hint=failure.hint)
     hint = failure.hint
     if retry_in_s is None:
         hint += f" It is not tried again by itself: `appliance load {model}` does that."

@@ -162,7 +162,11 @@ def _wait_for_leaving(
     for group in groups:
         if _fits(group, request, leaving):
             there = tuple(_on(group, leaving))
-            return Wait(f"waits until {_names(there)} has given its memory back", there, group)
+            busy = [resident for resident in there if resident.is_busy]
+            reason = f"waits until {_names(there)} has given its memory back"
+            if busy:
+                reason = f"waits for the last requests of {_names(busy)}"
+            return Wait(reason, there, group)
     return None
 
 
@@ -262,7 +266,8 @@ def _refuse(
         return Refuse(
             f"{request.model} is to be split over {request.tp_size} devices;"
             f" {len(allowed)} can be used.",
-            "Set a smaller tp_size, or allow more devices.",
+            f"`appliance set {request.model} --tp N` splits it over fewer;"
+            " `--device` allows others.",
         )
     have = ", ".join(
         f"device {room.index}: {format_size(max(room.free_bytes, 0))} free"
@@ -270,12 +275,13 @@ def _refuse(
         for room in allowed
     )
     holders = [resident for resident in _on(allowed, residents) if resident.is_pinned]
-    held = f" Held by pinned models: {_names(holders)}." if holders else ""
+    held = f" Held by models that are never evicted: {_names(holders)}." if holders else ""
     each = f" on each of {request.tp_size} devices" if request.tp_size > 1 else ""
     return Refuse(
         f"{request.model} needs {need}{each}; {have}.{held}",
-        "Set a shorter context_length or a smaller kv_cache_bytes"
-        + (", or unload a pinned model." if holders else "."),
+        f"Use a shorter context or a smaller KV cache"
+        f" (`appliance set {request.model} --context N --kv-cache SIZE`)"
+        + (f", or unload one: `appliance stop {holders[0].model}`." if holders else "."),
     )
 
 

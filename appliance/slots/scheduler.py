@@ -80,15 +80,23 @@ class SlotScheduler:
         """Begin to decide; always-on models start to load."""
         self._task = asyncio.create_task(self._run(), name="slots")
 
-    async def drain(self, timeout_s: float) -> None:
-        """Grant nothing any more and wait until the requests in flight are over."""
+    @property
+    def in_flight(self) -> int:
+        """Requests that engines work on."""
+        return sum(each.in_flight for each in self.board.running())
+
+    async def drain(self, timeout_s: float, hurry: asyncio.Event) -> None:
+        """Grant nothing any more and wait until the requests in flight are over.
+
+        No longer than `timeout_s`, and not at all once `hurry` is set.
+        """
         self._stopping = True
         self._desk.close()
         for slot in self._slots.values():
             slot.wanted_since = None
             self._desk.fail_all(slot, lambda: UnavailableError("The server is shutting down."))
         deadline = time.monotonic() + timeout_s
-        while any(each.in_flight for each in self.board.running()):
+        while self.in_flight and not hurry.is_set():
             left = deadline - time.monotonic()
             if left <= 0:
                 break

@@ -13,6 +13,7 @@ from appliance.protocol.placement import Placement, PlanVerdict, Share
 from appliance.registry.registry import KnownModel
 from appliance.slots.planner import DeviceRoom, Evict, Place, Plan, Refuse, Wait
 from appliance.slots.slot import Running, Slot
+from appliance.units import format_size
 
 _SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL")
 _LONGEST_IDLE_S = 10 * 365 * 86400.0
@@ -103,7 +104,8 @@ def verdict(
             name, message = "loaded", f"{model} is loaded already."
         case Place(devices):
             placement = placement_of(devices, wanted)
-            name, message = "place", f"{model} fits on {_on(devices)} as things are."
+            need = format_size(wanted.total_bytes)
+            name, message = "place", f"{model} fits on {_on(devices)} as things are, with {need}."
         case Evict(victims, devices):
             placement = placement_of(devices, wanted)
             evicts = sorted({victim.model for victim in victims})

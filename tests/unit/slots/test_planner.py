@@ -319,8 +319,8 @@ def test_refusal_says_what_is_needed_and_what_is_there() -> None:
     assert "20.0 GiB" in decision.message
     assert "device 0: 12.0 GiB free of 24.0 GiB" in decision.message
     assert "device 1: 16.0 GiB free of 16.0 GiB" in decision.message
-    assert "pinned models: mine" in decision.message
-    assert "unload a pinned model" in decision.hint
+    assert "never evicted: mine" in decision.message
+    assert "appliance stop mine" in decision.hint
 
 
 def test_refusal_of_a_split_counts_the_devices() -> None:

@@ -101,7 +101,7 @@ def resident(model: str) -> Resident:
     ("decision", "name", "message", "evicts"),
     [
         (None, "loaded", "m is loaded already.", []),
-        (Place(ROOMS), "place", "m fits on devices 0, 1 as things are.", []),
+        (Place(ROOMS), "place", "m fits on devices 0, 1 as things are, with 17 B.", []),
         (
             Evict((resident("b"), resident("a")), ROOMS[:1]),
             "evict",
