@@ -10,6 +10,7 @@ from textual import on, work
 from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.command import Provider
+from textual.notifications import SeverityLevel
 from textual.screen import Screen
 
 from appliance.protocol.models import Model
@@ -113,6 +114,19 @@ class ApplianceApp(App[None]):
         lines = text.count("\n") + 1
         what = f"{lines} line{'s' if lines > 1 else ''}"
         self.say(f"Sent {what} to your terminal's clipboard.")
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = True,
+    ) -> None:
+        """One message at a time: a new one takes the place of the old."""
+        self.clear_notifications()
+        super().notify(message, title=title, severity=severity, timeout=timeout, markup=markup)
 
     def say(self, message: str, *, is_error: bool = False) -> None:
         """A short message at the edge."""

@@ -1,5 +1,7 @@
 """Each key does what the help says, against a client in process."""
 
+from datetime import timedelta
+
 import msgspec
 import pytest
 import tui_scenes as scenes
@@ -139,7 +141,15 @@ async def test_enter_explains_a_failure_and_l_opens_the_failing_line(client: Fak
         await pilot.press("G", "k", "enter")
         await until(pilot, lambda: isinstance(app.screen, DetailsDialog))
         assert "Lower context_length to 16k" in shown(app)
-        assert "torch.OutOfMemoryError" in shown(app)
+        await until(pilot, lambda: "line 14 of its log says why:" in shown(app))
+        lines = shown(app)
+        assert "▶ ERROR 03-14 12:00:14" in lines
+        assert "step 11 of" in lines
+        assert "step 18 of" in lines
+        assert "/srv/models/mixtral-8x22b" in lines
+        assert (
+            lines.index("131.0 GiB, 52.0") < lines.index("Lower context") < lines.index("step 11")
+        )
         await pilot.press("l")
         await until(pilot, lambda: isinstance(app.screen, LogsScreen))
         view = logs(app).log_view
@@ -162,6 +172,8 @@ async def test_x_shows_the_command_line_and_copies_it(client: FakeClient) -> Non
         app = await open_live(pilot)
         await pilot.press("x")
         await until(pilot, lambda: "appliance logs -f bge-m3" in shown(app))
+        assert "appliance stop bge-m3" in shown(app)
+        assert "appliance unload" not in shown(app)
         await pilot.press("y")
         await pilot.pause()
         assert app.clipboard == "appliance load bge-m3"
@@ -228,3 +240,31 @@ async def test_q_quits_and_lets_go_of_the_client(client: FakeClient) -> None:
         await pilot.press("q")
         await pilot.pause()
     assert client.calls[-1] == ("aclose", "")
+
+
+async def test_a_failure_without_its_line_shows_the_last_lines() -> None:
+    client = FakeClient(scenes.snapshot(), log=scenes.LOG[:5])
+    async with make_app(client).run_test(size=SIZE) as pilot:
+        app = await open_live(pilot)
+        await pilot.press("G", "k", "enter")
+        await until(pilot, lambda: "last lines of its log:" in shown(app))
+        assert "torch.OutOfMemoryError" in shown(app)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (-60, "the next request or L tries again"),
+        (60, "requests try again after 12:05:05, L"),
+        (None, "attempt 2 · L tries again"),
+    ],
+)
+async def test_a_failure_says_what_tries_again(seconds: int | None, said: str) -> None:
+    retry = None if seconds is None else scenes.NOW + timedelta(seconds=seconds)
+    failure = msgspec.structs.replace(scenes.FAILURE, retry_at=retry)
+    failed = msgspec.structs.replace(scenes.MIXTRAL, failure=failure)
+    client = FakeClient(scenes.snapshot(models=[failed]))
+    async with make_app(client).run_test(size=SIZE) as pilot:
+        app = await open_live(pilot)
+        await pilot.press("enter")
+        await until(pilot, lambda: said in shown(app))

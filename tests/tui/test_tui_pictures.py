@@ -15,6 +15,7 @@ from appliance.protocol.events import Swapped, Transition
 from appliance.protocol.system import Snapshot, Totals
 from tui.app import ApplianceApp
 from tui.client.api import ApiError, UnreachableError
+from tui.client.target import START_HINT
 from tui.state.connection import Link
 
 SMALL, LARGE = (80, 24), (160, 48)
@@ -181,7 +182,7 @@ def test_load_dialog(snap_compare: Compare) -> None:
 
 def test_failure_dialog(snap_compare: Compare) -> None:
     app = make_app(FakeClient(scenes.snapshot()))
-    before = after("G", "k", "enter", contains="last lines")
+    before = after("G", "k", "enter", contains="says why")
     assert snap_compare(app, terminal_size=SMALL, run_before=before)
 
 
@@ -232,7 +233,7 @@ async def test_ascii_means_ascii(size: tuple[int, int]) -> None:
         await pilot.press("G")
         assert shown(app).isascii(), [c for c in shown(app) if not c.isascii()]
         await pilot.press("enter")
-        await waited(pilot, "last lines")
+        await waited(pilot, "says why")
         assert shown(app).isascii(), [c for c in shown(app) if not c.isascii()]
         await pilot.press("escape", "3")
         await waited(pilot, "FOLLOW")
@@ -256,3 +257,21 @@ async def test_reconnecting_counts_down() -> None:
     app.session.feed._chance = lambda: 1.0
     async with app.run_test(size=SMALL) as pilot:
         await waited(pilot, "retry 1 in 0.2s")
+
+
+async def test_a_server_that_is_gone_brings_the_hint_after_ten_seconds() -> None:
+    client = FakeClient(scenes.snapshot())
+    app = make_app(client)
+    async with app.run_test(size=SMALL) as pilot:
+        await open_live(pilot)
+        feed = app.session.feed
+        feed._lost("no answer: Connection refused", START_HINT)
+        await waited(pilot, "retry 1")
+        assert "appliance serve" not in shown(app)
+        clock_of(app).seconds += 10.0
+        feed.tick()
+        app._changed()
+        await waited(pilot, "No server; this picture is old. Start it with `appliance serve`")
+        await pilot.press("3")
+        await waited(pilot, "FOLLOW")
+        await waited(pilot, "Start it with `appliance serve`")

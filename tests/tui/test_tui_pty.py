@@ -75,7 +75,7 @@ async def test_nothing_of_what_others_wrote_reaches_the_terminal_raw(
 ) -> None:
     await terminal.until("LIVE")
     terminal.write("\r")
-    await terminal.until("last lines")
+    await terminal.until("of its log")
     terminal.write("l")
     await terminal.until("PAUSED")
     await terminal.collect(0.5)
@@ -131,3 +131,20 @@ async def test_without_a_server_it_says_what_to_do(tmp_path: Path) -> None:
     assert "No such file" in err
     assert "appliance serve" in err
     assert "systemctl status vllm-appliance" in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--once"], ["--once", "--json"], ["--readonly"], ["--ascii"], ["--json"]]
+)
+async def test_flags_work_after_the_socket(
+    socket: str, server: FakeServer, arguments: list[str]
+) -> None:
+    code, out, _ = await run("--socket", socket, *arguments)
+    assert code == 0
+    assert "gpu-box-01" in out
+
+
+async def test_help_names_the_command_that_people_type() -> None:
+    code, out, _ = await run("--socket", "/nonexistent", "--help")
+    assert code == 0
+    assert out.startswith("usage: appliance tui ")

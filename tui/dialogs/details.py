@@ -3,19 +3,28 @@
 from collections.abc import Iterable
 from typing import ClassVar
 
-from textual import on
+from textual import on, work
 from textual.binding import Binding, BindingType
+from textual.containers import Vertical
 from textual.widget import Widget
-from textual.widgets import Button
+from textual.widgets import Button, Static
 
-from appliance.protocol.engines import Failure
+from appliance.protocol.engines import Failure, LogWindow
 from appliance.protocol.models import Model
+from tui.client.api import ClientError
 from tui.client.session import Session
 from tui.dialogs.dialog import Dialog, button, fact
+from tui.text.fit import shorten
 from tui.text.sanitize import sanitize_line
 from tui.widgets.intents import OpenLogs
 from tui.widgets.look import Look
 from tui.widgets.model_detail import detail_text
+
+_LINES_BEFORE = 3
+_LINES = 8
+_WIDTH = 84
+_FRAME = 6
+"""Border, padding and scrollbar."""
 
 
 class DetailsDialog(Dialog[None]):
@@ -39,7 +48,8 @@ class DetailsDialog(Dialog[None]):
         """The failure first, for it is what people look for."""
         look = Look(glyphs=self._session.glyphs, clock=self._session.clock, width=80, height=24)
         if failure := self._model.failure:
-            yield from failure_facts(failure, look)
+            yield from failure_facts(self._model, failure, look)
+            yield Vertical(id="log-part", classes="fact")
             return
         for label, value in detail_text(self._model, look):
             yield fact(f"{label:<7} {value}")
@@ -52,6 +62,8 @@ class DetailsDialog(Dialog[None]):
     def on_mount(self) -> None:
         """Enter opens the log."""
         self.query_one("#logs" if self._is_failure else "#close", Button).focus()
+        if self._model.failure is not None:
+            self._show_log(self._model.failure)
 
     @on(Button.Pressed, "#logs")
     def open_log(self, event: Button.Pressed) -> None:
@@ -65,20 +77,55 @@ class DetailsDialog(Dialog[None]):
         self.app.post_message(OpenLogs(self._model.id, line))
         self.dismiss(None)
 
+    @work(exclusive=True)
+    async def _show_log(self, failure: Failure) -> None:
+        """The lines around the one that says why; else the last ones that are known."""
+        title, lines = "last lines of its log:", failure.last_lines
+        first = 0
+        if failure.log_line is not None and (window := await self._window(failure.log_line)):
+            title, lines = f"line {failure.log_line} of its log says why:", window.lines
+            first = window.first_line
+        if not lines:
+            return
+        part = self.query_one("#log-part", Vertical)
+        await part.mount(fact(f"\n{title}", classes="muted"))
+        for number, line in enumerate(lines, start=first):
+            says_why = bool(first) and number == failure.log_line
+            await part.mount(self._log_fact(line, says_why=says_why))
 
-def failure_facts(failure: Failure, look: Look) -> Iterable[Widget]:
+    async def _window(self, line: int) -> LogWindow | None:
+        engine = self._model.engine_id or self._model.id
+        try:
+            client = await self._session.client()
+            window = await client.log_window(engine, max(1, line - _LINES_BEFORE), _LINES)
+        except ClientError:
+            return None
+        last = window.first_line + len(window.lines) - 1
+        return window if window.first_line <= line <= last else None
+
+    def _log_fact(self, line: str, *, says_why: bool) -> Static:
+        """A line of the log: the one that matters in full, the others cut."""
+        glyphs = self._session.glyphs
+        mark = f"{glyphs.cursor} " if says_why else "  "
+        text = sanitize_line(line)
+        if not says_why:
+            room = min(_WIDTH, self.size.width) - _FRAME - len(mark)
+            text = shorten(text, max(room, 1), ellipsis=glyphs.ellipsis)
+        return fact(mark + text, classes="error" if says_why else "")
+
+
+def failure_facts(model: Model, failure: Failure, look: Look) -> Iterable[Widget]:
     """A failure for a person."""
     yield fact(failure.message, classes="error")
     if failure.hint:
         yield fact(failure.hint, classes="good")
-    retry = "not tried again by itself"
-    if failure.retry_at is not None:
-        retry = f"tried again at {look.time(failure.retry_at)}"
+    yield fact(f"model in {sanitize_line(model.settings.path)}")
+    retry = "the next request or L tries again"
+    if failure.retry_at is None:
+        retry = "L tries again"
+    elif failure.retry_at > look.clock.now():
+        retry = f"requests try again after {look.time(failure.retry_at)}, L now"
     cause = failure.cause.value.replace("_", " ")
     dot = look.glyphs.dot
     times = f"attempt {failure.attempts} {dot} {retry}"
     yield fact(f"{cause} {dot} {look.time(failure.at)} {dot} {times}", classes="muted")
-    if failure.last_lines:
-        where = f" (line {failure.log_line} says why)" if failure.log_line else ""
-        yield fact(f"\nlast lines of its log{where}:", classes="muted")
-        yield fact("\n".join(sanitize_line(line) for line in failure.last_lines))

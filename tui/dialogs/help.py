@@ -34,8 +34,12 @@ def help_groups(bindings: list[tuple[str, Binding]]) -> dict[str, list[str]]:
         if binding.id:
             keys.setdefault(binding.id, []).append(binding.key_display or key_name(key))
             by_id[binding.id] = binding
+    # A key that another row names beside its own, as `[ ]` does, needs no row.
+    named = {name for each in by_id.values() for name in (each.key_display or "").split()[1:]}
     groups: dict[str, list[str]] = {}
     for identifier, binding in by_id.items():
+        if named.issuperset(keys[identifier]):
+            continue
         group = binding.group.description if binding.group else _OTHER
         names = " ".join(dict.fromkeys(keys[identifier]))
         groups.setdefault(group, []).append(f"  {fit(names, 16)} {binding.tooltip}")

@@ -13,6 +13,7 @@ from appliance.protocol.engines import LogWindow
 from appliance.protocol.models import Model
 from tui.client import log_reader
 from tui.client.session import Session
+from tui.state.view import was_stopped
 from tui.widgets.dashboard_layout import Picture, dashboard, strip_rows
 from tui.widgets.intents import AskLoad, AskUnload, OpenDetails, OpenLogs, ShowCommand
 from tui.widgets.key_bar import KeyBar
@@ -178,7 +179,7 @@ class DashboardScreen(Screen[None]):
                 ShowCommand(
                     [
                         ("load", f"appliance load {name}"),
-                        ("unload", f"appliance unload {name}"),
+                        ("unload", f"appliance stop {name}"),
                         ("follow its log", f"appliance logs -f {name}"),
                     ]
                 )
@@ -205,6 +206,7 @@ class DashboardScreen(Screen[None]):
         if (engine, name) != (self._strip.engine, self._strip.model):
             self._strip.open(engine, name)
             self._read_strip(engine)
+        self._strip.set_stopped(was_stopped(self._session.feed.view.engines.get(engine or "")))
 
     @work(group="strip", exclusive=True)
     async def _read_strip(self, engine: str | None) -> None:

@@ -42,7 +42,7 @@ LOG_KEYS: list[BindingType] = [
         "engine(-1)",
         "engine",
         "previous_engine",
-        "Log of the previous engine",
+        "Log of the previous or the next engine",
         display="[ ]",
     ),
     _key(

@@ -16,6 +16,7 @@ from tui.client.session import Session
 from tui.screens.log_keys import LOG_KEYS
 from tui.state.log_buffer import FilterError, parse_filter
 from tui.state.log_rows import Wanted
+from tui.state.view import was_stopped
 from tui.widgets.filter_bar import FilterBar
 from tui.widgets.intents import ShowCommand
 from tui.widgets.key_bar import KeyBar
@@ -41,6 +42,7 @@ class LogsScreen(Screen[None]):
         self._reading: str | None = None
         self._wanted_line: int | None = None
         self._note = ""
+        self._filter_note = ""
         self._pending: list[LogWindow] = []
         self._flush_due = False
 
@@ -96,7 +98,10 @@ class LogsScreen(Screen[None]):
             can_change=session.may_change,
             readonly=session.readonly,
         )
-        place = LogPlace(engine=self._engine, model=self._model, note=self._note)
+        place = LogPlace(
+            engine=self._engine, model=self._model, note=self._filter_note or self._note
+        )
+        self.log_view.set_stopped(was_stopped(session.feed.view.engines.get(self._engine or "")))
         dim = not session.feed.connection.is_current
         head.show(head_rows(session.feed, look, session.target, place, self.log_view))
         self.query_one("#log-foot", LinePanel).show(foot_rows(look, self.log_view))
@@ -117,21 +122,14 @@ class LogsScreen(Screen[None]):
     def on_filter_bar_changed(self, message: FilterBar.Changed) -> None:
         """Filter while typing."""
         message.stop()
-        try:
-            wanted = parse_filter(message.text)
-        except FilterError as error:
-            self._note = f"filter: {error}"
-        else:
-            self._note = ""
-            self.log_view.set_filter(wanted)
-        self.paint()
+        self._apply_filter(message.text)
 
     def on_filter_bar_closed(self, message: FilterBar.Closed) -> None:
-        """Back to the log."""
+        """Back to the log, unless what was entered is no filter."""
         message.stop()
+        if not self._apply_filter(message.text or ""):
+            return
         self.query_one(FilterBar).close()
-        if not message.is_kept:
-            self.log_view.set_filter(None)
         self.log_view.focus()
 
     def action_filter(self) -> None:
@@ -153,13 +151,12 @@ class LogsScreen(Screen[None]):
         wanted = self.log_view.filter or self.log_view.last_filter
         if wanted is None:
             self.app.notify("Nothing to search for yet: / sets a filter.", timeout=4)
-        elif not self.log_view.search(step, Wanted(wanted)):
-            self.app.notify("No further match in the lines held here.", timeout=4)
+        else:
+            self._search(step, Wanted(wanted), "match")
 
     def action_error(self, step: int) -> None:
         """Next or previous error."""
-        if not self.log_view.search(step, Wanted()):
-            self.app.notify("No further error in the lines held here.", timeout=4)
+        self._search(step, Wanted(), "error")
 
     def action_move(self, lines: int) -> None:
         """Move the cursor."""
@@ -216,6 +213,24 @@ class LogsScreen(Screen[None]):
             self.log_view.set_filter(None)
         else:
             await self.app.switch_mode("dashboard")
+
+    def _apply_filter(self, source: str) -> bool:
+        """Filter by what was typed; False, and the reason on the screen, where that is none."""
+        try:
+            wanted = parse_filter(source)
+        except FilterError as error:
+            self._filter_note = f"not a regular expression: {error}"
+        else:
+            self._filter_note = ""
+            if wanted != self.log_view.filter:
+                self.log_view.set_filter(wanted)
+        self.paint()
+        return not self._filter_note
+
+    def _search(self, step: int, wanted: Wanted, what: str) -> None:
+        which = "earlier " if step < 0 else "" if self.log_view.follow else "further "
+        if not self.log_view.search(step, wanted):
+            self.app.notify(f"No {which}{what} in the lines held here.", timeout=4)
 
     def _open_first(self) -> None:
         if engines := ordered_engines(self._session.feed.view):

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from appliance.protocol.engines import LogWindow
@@ -21,6 +21,7 @@ class Level(StrEnum):
     ERROR = "error"
 
 
+_ERROR = Level.ERROR
 _WORD = re.compile(r"\b(DEBUG|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL)\b")
 _FAILURE = re.compile(r"^\s*(\([^)]*\)\s*)?(Traceback \(|[\w.]*(Error|Exception)\b: )")
 _LEVELS = {
@@ -46,6 +47,11 @@ def level_of(text: str) -> Level:
     if found := _WORD.search(text[:120]):
         return _LEVELS.get(found[1], Level.ERROR)
     return Level.ERROR if _FAILURE.search(text) else Level.INFO
+
+
+def ends_by_order(text: str) -> bool:
+    """True where vLLM reports that its engine is gone, as it does when it is stopped."""
+    return "EngineDeadError" in text or "AsyncLLM output_handler failed" in text
 
 
 class FilterError(ValueError):
@@ -88,6 +94,8 @@ class LogBuffer:
         """Lines in the engine's log, as last told."""
         self.dropped = 0
         """Entries removed from the front since the start; lets a view keep its place."""
+        self._is_stopped = False
+        self._end = 0
 
     @property
     def first_number(self) -> int:
@@ -113,6 +121,8 @@ class LogBuffer:
         if gap := max(window.skipped, missing):
             added.append(LogLine(window.first_line - 1, "", gap=gap))
         added.extend(line for line in _lines_of(window) if not self.lines or line.number > known)
+        if self._is_stopped:
+            added = self._calmed(added)
         self.lines.extend(added)
         self._drop_oldest()
         return added
@@ -124,13 +134,44 @@ class LogBuffer:
         older = [line for line in _lines_of(window) if line.number < first]
         older = older[max(0, len(older) - (self._capacity - len(self.lines))) :]
         self.lines[:0] = older
+        if self._is_stopped:
+            self.lines = self._calmed(self.lines)
         return len(older)
+
+    def set_stopped(self, is_stopped: bool) -> bool:
+        """The engine was ended on purpose: what it says from then on is no error.
+
+        True where that changed a line.
+        """
+        if is_stopped == self._is_stopped:
+            return False
+        self._is_stopped = is_stopped
+        if not is_stopped:
+            return False
+        before, self.lines = self.lines, self._calmed(self.lines)
+        return before is not self.lines
 
     def clear(self) -> None:
         """Forget everything."""
         self.lines.clear()
         self.total = 0
         self.dropped = 0
+        self._is_stopped = False
+        self._end = 0
+
+    def _calmed(self, lines: list[LogLine]) -> list[LogLine]:
+        """The same lines without the errors of the end; the very same list where none is."""
+        ends = [line.number for line in lines if line.level is _ERROR and ends_by_order(line.text)]
+        if ends and not 0 < self._end <= ends[0]:
+            self._end = ends[0]
+        if not self._end or not lines or lines[-1].number < self._end:
+            return lines
+        return [
+            replace(line, level=Level.INFO)
+            if line.level is _ERROR and line.number >= self._end
+            else line
+            for line in lines
+        ]
 
     def _drop_oldest(self) -> None:
         # Dropping in blocks keeps the price of a long-lived tail constant.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from appliance.protocol.devices import Device
-from appliance.protocol.engines import Engine
+from appliance.protocol.engines import Engine, EngineState
 from appliance.protocol.events import (
     AlertRaised,
     DevicesSampled,
@@ -59,6 +59,15 @@ def view_of(snapshot: Snapshot) -> View:
         engines={engine.id: engine for engine in snapshot.engines},
         alerts=tuple(snapshot.alerts[-ALERTS_KEPT:]),
         totals=snapshot.totals,
+    )
+
+
+def was_stopped(engine: Engine | None) -> bool:
+    """True for an engine that was ended on purpose, or is being ended."""
+    return (
+        engine is not None
+        and engine.failure is None
+        and engine.state in {EngineState.STOPPED, EngineState.STOPPING}
     )
 
 

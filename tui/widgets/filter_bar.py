@@ -20,9 +20,10 @@ class FilterBar(Widget):
     class Closed(Message):
         """Typing ended."""
 
-        def __init__(self, *, is_kept: bool) -> None:
+        def __init__(self, text: str | None = None) -> None:
             super().__init__()
-            self.is_kept = is_kept
+            self.text = text
+            """What was entered; None: left without."""
 
     def compose(self) -> ComposeResult:
         """A prompt, the text, how it works."""
@@ -55,10 +56,10 @@ class FilterBar(Widget):
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:
         event.stop()
-        self.post_message(self.Closed(is_kept=True))
+        self.post_message(self.Closed(event.value))
 
     def on_key(self, event: events.Key) -> None:
         """Esc leaves the text box first."""
         if event.key == "escape":
             event.stop()
-            self.post_message(self.Closed(is_kept=False))
+            self.post_message(self.Closed())

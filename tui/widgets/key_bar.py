@@ -7,6 +7,17 @@ from tui.text.rows import Row, Span, row_width
 from tui.widgets.line_panel import LinePanel
 
 EVERYWHERE = Binding.Group("Everywhere")
+_KEPT = frozenset({"app.help", "app.quit"})
+_DROPPED_FIRST = (
+    "app.refresh",
+    "model.command",
+    "app.palette",
+    "log.wrap",
+    "model.details",
+    "log.previous_engine",
+    "log.copy",
+)
+"""What a narrow bar leaves out, in this order; help lists it all the same."""
 _NAMES = {
     "question_mark": "?",
     "colon": ":",
@@ -57,21 +68,30 @@ class KeyBar(LinePanel):
             key=lambda b: (b.action.startswith("show("), b.group != EVERYWHERE), reverse=True
         )
         gap = 2
-        if row_width(self._row(shown, gap, 1000)) > self.size.width:
+        if row_width(self._row(shown, gap)) > self.size.width:
             gap = 1
-        row = self._row(shown, gap, self.size.width)
-        self.show([_trimmed(row)])
+        while row_width(self._row(shown, gap)) > self.size.width + gap:
+            least = min(reversed(shown), key=_worth, default=None)
+            if least is None or _worth(least) == len(_DROPPED_FIRST) + 1:
+                break
+            shown.remove(least)
+        self.show([_trimmed(self._row(shown, gap))])
 
-    def _row(self, bindings: list[Binding], gap: int, width: int) -> list[Span]:
+    def _row(self, bindings: list[Binding], gap: int) -> list[Span]:
         row: list[Span] = [Span(" ")]
         for binding in bindings:
-            piece = (
-                Span(binding.key_display or key_name(binding.key), "key"),
-                Span(f" {binding.description}{' ' * gap}"),
-            )
-            if row_width(row) + row_width(piece) <= width + gap:
-                row.extend(piece)
+            row.append(Span(binding.key_display or key_name(binding.key), "key"))
+            row.append(Span(f" {binding.description}{' ' * gap}"))
         return row
+
+
+def _worth(binding: Binding) -> int:
+    """How late a key leaves the bar."""
+    if binding.id in _KEPT:
+        return len(_DROPPED_FIRST) + 1
+    if binding.id in _DROPPED_FIRST:
+        return _DROPPED_FIRST.index(binding.id)
+    return len(_DROPPED_FIRST)
 
 
 def _trimmed(row: list[Span]) -> Row:

@@ -38,7 +38,7 @@ def head_rows(feed: Feed, look: Look, target: str, place: LogPlace, log: LogView
     host = sanitize_line(view.server.host) if view.server else "vLLM Appliance"
     engines = ordered_engines(view)
     ids = [engine.id for engine in engines]
-    position = f"[{ids.index(place.engine) + 1}/{len(ids)} engines]" if place.engine in ids else ""
+    position = f"[{ids.index(place.engine) + 1}/{len(ids)} logs]" if place.engine in ids else ""
     left: Row = (
         Span(f" {host} ", "title"),
         Span(" Logs  "),

@@ -27,6 +27,11 @@ class LogStrip:
         self._lines = []
         self.engine, self.model = engine, model
 
+    def set_stopped(self, is_stopped: bool) -> None:
+        """Whether the engine was ended on purpose."""
+        if self._buffer.set_stopped(is_stopped):
+            self._second = None
+
     def take(self, window: LogWindow) -> bool:
         """New lines; True for the first ones."""
         is_first = not self._buffer.lines

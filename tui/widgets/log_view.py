@@ -51,6 +51,7 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
         self._rule = rule
         self._seen_dropped = 0
         self._dim = False
+        self._height = 0
 
     @property
     def is_wrapped(self) -> bool:
@@ -102,6 +103,11 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
             self.refresh()
         self.post_message(self.Moved())
 
+    def set_stopped(self, is_stopped: bool) -> None:
+        """The engine was ended on purpose: its last words are no errors."""
+        if self.buffer.set_stopped(is_stopped):
+            self._relayout()
+
     def prepended(self) -> None:
         """Older lines were put before the others."""
         self._relayout()
@@ -118,6 +124,8 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
         place = self._place()
         self._rows.wrap_width = None if self.is_wrapped else max(self.size.width, 1)
         self._relayout(place)
+        if not self.follow:
+            self._reveal(is_centred=True)
 
     def set_follow(self, follow: bool) -> None:
         """Stay at the end, or where it is."""
@@ -140,12 +148,7 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
         last = len(self._rows.lines) - 1
         self.cursor = max(0, min(index, last))
         self.follow = False
-        row = self._rows.row_of(self.cursor) if last >= 0 else 0
-        top, height = self.scroll_offset.y, self.size.height
-        if row < top:
-            self._go(row)
-        elif row >= top + height:
-            self._go(row - height + 1)
+        self._reveal()
         self.refresh()
         self.post_message(self.Moved())
         if index <= 0:
@@ -155,10 +158,8 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
         """Put the cursor on line `number`, in the middle of the view."""
         if not self._rows.lines:
             return
-        index = self._rows.index_of(number)
-        self.set_cursor(index)
-        middle = self._rows.row_of(index) - self.size.height // 2
-        self._go(max(0, middle))
+        self.set_cursor(self._rows.index_of(number))
+        self._centre()
 
     def search(self, step: int, wanted: Wanted) -> bool:
         """Go to the next line that is wanted; False: there is none.
@@ -169,7 +170,10 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
         found = self._rows.find(start, -1 if self.follow else step, wanted)
         if found is None:
             return False
+        is_near = self._is_in_sight(found, self.size.height)
         self.set_cursor(found)
+        if not is_near:
+            self._centre()
         return True
 
     def toggle_mark(self) -> None:
@@ -216,12 +220,16 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
 
     def on_resize(self) -> None:
         """Another size: wrap again, and stay at the end when following."""
+        before, self._height = self._height, self.size.height
+        is_near = not self.follow and self._is_in_sight(self.cursor, before)
         if self.is_wrapped and self._rows.wrap_width != self.size.width:
             place = self._place()
             self._rows.wrap_width = max(self.size.width, 1)
             self._relayout(place)
         elif self.follow:
             self._to_end()
+        if is_near:
+            self._reveal()
 
     def on_click(self, event: events.Click) -> None:
         """Put the cursor on the clicked line."""
@@ -250,6 +258,30 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
             self._go(row)
         self.refresh()
         self.post_message(self.Moved())
+
+    def _is_in_sight(self, index: int, height: int) -> bool:
+        """True where a line is in a view of some height with all its rows."""
+        if not 0 <= index < len(self._rows.lines):
+            return False
+        row, top = self._rows.row_of(index), self.scroll_offset.y
+        return top <= row and row + self._rows.rows_of(index) <= top + height
+
+    def _reveal(self, *, is_centred: bool = False) -> None:
+        """Scroll as little as shows the whole current line, or put it in the middle."""
+        if not self._rows.lines or self._is_in_sight(self.cursor, self.size.height):
+            return
+        row, rows = self._rows.row_of(self.cursor), self._rows.rows_of(self.cursor)
+        if is_centred:
+            self._centre()
+        elif row < self.scroll_offset.y or rows >= self.size.height:
+            self._go(row)
+        else:
+            self._go(row + rows - self.size.height)
+
+    def _centre(self) -> None:
+        """The current line in the middle; of one that is too long, its beginning."""
+        row, rows = self._rows.row_of(self.cursor), self._rows.rows_of(self.cursor)
+        self._go(max(0, row - max(0, self.size.height - rows) // 2))
 
     def _resize_content(self) -> None:
         width = self.size.width if self.is_wrapped else self._rows.longest

@@ -7,7 +7,7 @@ from tui.client.feed import Feed
 from tui.state.connection import Connection, Link
 from tui.state.view import View
 from tui.text import format as text
-from tui.text.fit import shorten
+from tui.text.fit import shorten, width_of
 from tui.text.rows import Row, Span, row_width, spread
 from tui.text.sanitize import sanitize_line
 from tui.widgets.device_panel import summary
@@ -21,6 +21,7 @@ _COUNTED = (
 )
 _AS_LOADING = frozenset({EngineState.STARTING, EngineState.WAKING, EngineState.FREEING})
 _STALE_STEP_S = 5
+_GONE_AFTER_S = 10.0
 
 
 def status_row(feed: Feed, look: Look, target: str) -> Row:
@@ -55,6 +56,8 @@ def link_row(connection: Connection, look: Look, target: str) -> Row:
 
 def banner_rows(connection: Connection, look: Look, target: str) -> list[Row]:
     """What is wrong with the link and what to do, where waiting will not cure it."""
+    if connection.link is Link.RECONNECTING:
+        return _gone_rows(connection, look)
     if connection.link not in {Link.DISCONNECTED, Link.UNAUTHORISED, Link.MISMATCH}:
         return []
     what = {
@@ -68,6 +71,18 @@ def banner_rows(connection: Connection, look: Look, target: str) -> list[Row]:
     if connection.hint or again:
         rows.append((Span(shorten(f"   {connection.hint}{again}", look.width), "banner"),))
     return rows
+
+
+def _gone_rows(connection: Connection, look: Look) -> list[Row]:
+    """One line once the server has been away for longer than a restart takes."""
+    lost_at = connection.lost_at
+    if lost_at is None or look.clock.monotonic() - lost_at < _GONE_AFTER_S:
+        return []
+    told = f" {look.glyphs.error} No server; this picture is old. "
+    hint = connection.hint or sanitize_line(connection.error)
+    if width_of(told + hint) > look.width:
+        hint = hint.split(", or ")[0]
+    return [(Span(shorten(told + hint, look.width), "banner"),)]
 
 
 def _link_label(connection: Connection, look: Look, target: str) -> tuple[str, str]:

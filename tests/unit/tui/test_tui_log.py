@@ -134,3 +134,28 @@ def test_searching_skips_gaps_and_stops_at_the_ends() -> None:
     assert rows.find(-1, 1, Wanted(parse_filter("b"))) == 2
     assert rows.index_of(3) == 2
     assert rows.index_of(99) == 3
+
+
+def dead(first: int, *texts: str) -> LogWindow:
+    return LogWindow(engine_id="e", model="m", first_line=first, total_lines=20, lines=[*texts])
+
+
+def errors(buffer: LogBuffer) -> list[int]:
+    return [line.number for line in buffer.lines if line.level is Level.ERROR]
+
+
+def test_what_comes_after_a_stop_is_no_error() -> None:
+    end = "ERROR x vllm.v1.engine.exceptions.EngineDeadError: gone"
+    buffer = LogBuffer()
+    buffer.append(dead(10, "ERROR a", end, "ERROR b"))
+    assert errors(buffer) == [10, 11, 12]
+    assert buffer.set_stopped(True)
+    assert errors(buffer) == [10]
+    assert not buffer.set_stopped(True)
+    buffer.append(dead(13, "ERROR c"))
+    assert errors(buffer) == [10]
+    buffer.prepend(dead(7, "ERROR d", "ERROR AsyncLLM output_handler failed.", "ERROR e"))
+    assert errors(buffer) == [7]
+    buffer.clear()
+    buffer.append(dead(1, end))
+    assert errors(buffer) == [1]
