@@ -9,7 +9,7 @@ import pytest
 from tests.support.server import ServerProcess
 from tests.support.wait import wait_until
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 

@@ -13,7 +13,7 @@ from tests.engine.conftest import MakeServer
 from tests.support.server import LOAD_S, ServerProcess
 from tests.support.wait import wait_until
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 CONFIG = '[devices]\nsource = "cpu"\ncpu_memory = "8GiB"\n'
 

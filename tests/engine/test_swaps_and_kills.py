@@ -13,7 +13,7 @@ from tests.support.recorder import Recorder
 from tests.support.server import LOAD_S, ServerProcess
 from tests.support.wait import wait_until
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 GIB = 1024**3
 
