@@ -103,7 +103,7 @@ def test_simulated_devices_have_the_sizes_of_the_configuration() -> None:
     first, second = reader.read()
     assert (first.total_bytes, second.total_bytes) == (4 * GIB, 2 * GIB)
     assert (first.id, second.name) == ("sim-0", "Small")
-    with pytest.raises(ConfigError, match="no .*devices.simulated"):
+    with pytest.raises(ConfigError, match=r"no .*devices\.simulated"):
         open_reader(DeviceSettings(source=DeviceSource.SIMULATED))
 
 
