@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from appliance.engine.connection import ConnectionLostError
+from appliance.engine.proctree import proportional_bytes
 from appliance.errors import DeviceError
 from appliance.gpu.inventory import DeviceReader
 from appliance.gpu.reading import Reading
@@ -21,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 _TOKENS = b"vllm:generation_tokens_total"
 _SCRAPE_S = 2.0
+# The kernel walks all pages of a process to tell its share of them.
+_MEASURE_IDLE_EVERY_S = 10.0
 _FREED_S = 10.0
 _FREED_EVERY_S = 0.25
 
@@ -69,8 +72,11 @@ class DeviceMonitor:
             self._lift_quarantine()
         except DeviceError as error:
             self._source_problem = str(error)
+        now = time.monotonic()
         for each in running:
-            await asyncio.to_thread(_measure, each)
+            if each.is_at_work or now - each.measured_at > _MEASURE_IDLE_EVERY_S:
+                each.measured_at = now
+                await asyncio.to_thread(_measure, each)
         await asyncio.gather(*(_scrape(each) for each in running if _is_worth_scraping(each)))
 
     async def wait_freed(self, pids: frozenset[int]) -> bool:
@@ -175,10 +181,10 @@ def _seen(device: Device) -> tuple[object, ...]:
 
 
 def _measure(running: Running) -> None:
-    running.pids = frozenset(running.supervisor.pids()) or running.pids
-    measured = running.supervisor.measure()
-    if measured:
-        running.supervisor.memory_bytes = measured
+    pids = running.supervisor.pids()
+    if pids:
+        running.pids = frozenset(pids)
+        running.supervisor.memory_bytes = sum(proportional_bytes(pid) for pid in pids)
 
 
 def _is_worth_scraping(running: Running) -> bool:

@@ -25,6 +25,7 @@ class Running:
     drained_for: str | None = None
     """The model that waits for its memory, if it was busy when it was chosen."""
     pids: frozenset[int] = frozenset()
+    measured_at: float = 0.0
     tokens_total: float | None = None
     tokens_at: float = 0.0
     tokens_per_s: float | None = None
@@ -33,6 +34,11 @@ class Running:
     def takes_requests(self) -> bool:
         """Whether a lease may be granted on it."""
         return self.supervisor.state is EngineState.READY and self.drain_reason is None
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether its memory is likely to change: it loads, or has requests."""
+        return self.ready_since is None or self.in_flight > 0
 
     @property
     def is_leaving(self) -> bool:
