@@ -11,7 +11,6 @@ _PROBE_S = 5.0
 
 class _ServedModel(msgspec.Struct):
     id: str
-    max_model_len: int | None = None
 
 
 class _ServedModels(msgspec.Struct):

@@ -21,9 +21,6 @@ _NEXT: dict[S, frozenset[S]] = {
 ENDED = frozenset({S.STOPPED, S.FAILED})
 """Nothing of the engine is left."""
 
-STARTING_UP = frozenset({S.STARTING, S.LOADING})
-"""On the way to ready."""
-
 
 def may_follow(before: S, after: S) -> bool:
     """Whether the transition is legal."""

@@ -18,7 +18,7 @@ from appliance.engine import warm
 from appliance.engine.child import ForkedGuardian
 from appliance.engine.command import build_base_env
 from appliance.engine.environments import EnvironmentRecord
-from appliance.engine.proctree import ENGINE_VARIABLE, proportional_bytes
+from appliance.engine.proctree import ENGINE_VARIABLE
 from appliance.protocol.devices import DeviceKind
 
 logger = logging.getLogger(__name__)
@@ -50,11 +50,6 @@ class WarmLauncher:
     def is_warm(self) -> bool:
         """Whether an engine can be forked now."""
         return self._socket is not None
-
-    @property
-    def memory_bytes(self) -> int:
-        """Memory of the launcher (blocks for some milliseconds)."""
-        return proportional_bytes(self._process.pid) if self._process and self.is_warm else 0
 
     def begin(self, env: Mapping[str, str]) -> None:
         """Start to warm up, unless it is warm, warming, or failed a moment ago."""

@@ -3,7 +3,8 @@
 `GET /admin/v1/events` is a server-sent event stream. Each message has an increasing `id:` and a
 JSON `data:` that decodes to `Event`. The first is a `Snapshot`, unless the client resumes with
 `Last-Event-ID` (or `?since=`) and the server still holds all that came after. Entities arrive
-whole: applying each event to the snapshot in order gives the later snapshot.
+whole: applying each event to the snapshot in order gives the later snapshot. Only an engine's
+measured memory and its count of log lines change without an event; models carry the memory as well.
 """
 
 from datetime import datetime

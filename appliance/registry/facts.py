@@ -52,7 +52,7 @@ def _read_facts(directory: Path) -> ModelFacts:
     """The facts of a checkpoint that is in order.
 
     The names in config.json are those of Hugging Face transformers; models that nest their
-    language model's dimensions in `text_config` (Gemma 3, Qwen-VL) are read from there.
+    text dimensions in `text_config` (Gemma 3, Qwen-VL) are read from there.
     """
     config = _read_config(directory)
     text = {**config, **(config.get("text_config") or {})}

@@ -16,7 +16,7 @@ from appliance.config.load import is_loopback
 from appliance.config.paths import Paths
 from appliance.config.settings import Settings
 from appliance.engine.records import sweep
-from appliance.errors import ApplianceError, ConfigError
+from appliance.errors import ConfigError
 from appliance.gpu.inventory import open_reader
 from appliance.server.app import Appliance, Transport, build_litestar
 from appliance.server.listeners import listen_tcp, listen_unix, lock_state
@@ -138,8 +138,3 @@ def _require_keys(appliance: Appliance) -> None:
 def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def describe(error: ApplianceError) -> str:
-    """What a person reads when the server does not start."""
-    return f"{error.message}\n{error.hint}" if error.hint else error.message

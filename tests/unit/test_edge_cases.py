@@ -1,56 +1,23 @@
-"""Edge cases that were wrong once, module by module."""
+"""Edge cases that were wrong once, of small modules."""
 
-import asyncio
-import contextlib
 import json
-import os
-import subprocess
-from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from appliance.config.load import load_settings
-from appliance.engine.failure import classify
-from appliance.engine.logs import EngineLog, LogTail, start_pump
-from appliance.engine.proctree import boot_id, process_info
-from appliance.engine.progress import LoadTracker
-from appliance.engine.records import EngineRecord, sweep, write_record
-from appliance.errors import ConfigError, ConflictError, InvalidRequestError
+from appliance.errors import ConfigError
 from appliance.estimate.estimator import estimate, kv_budget
 from appliance.gateway.errors import ErrorEvents
 from appliance.gpu.reading import Reading
 from appliance.protocol.devices import DeviceKind, Occupant
-from appliance.protocol.engines import FailureCause, LoadPhase
-from appliance.protocol.models import ModelCreate, ModelSettings, Task
-from appliance.registry.facts import ModelFacts, read_facts
-from appliance.registry.registry import Registry
+from appliance.protocol.models import ModelSettings, Task
+from appliance.registry.facts import ModelFacts
 from appliance.slots.backoff import pause_s
 from appliance.slots.ledger import Holding, device_room
 from appliance.slots.planner import DeviceRoom, Evict, PlanRequest, Resident, plan
 from appliance.slots.views import percentile
-from appliance.store.database import Database
 from appliance.units import format_duration, format_size
-from tests.support.wait import wait_until
-
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "hidden_size": 512,
-    "max_position_embeddings": 2048,
-    "num_attention_heads": 8,
-    "num_hidden_layers": 2,
-    "dtype": "bfloat16",
-}
-
-
-def checkpoint(directory: Path, config: object = CONFIG, **files: object) -> Path:
-    directory.mkdir(exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(config))
-    (directory / "model.safetensors").write_bytes(b"\0" * 64)
-    for name, content in files.items():
-        (directory / name.replace("__", ".")).write_text(json.dumps(content))
-    return directory
 
 
 # planner: "the fewest victims, then the least recently used ones".
@@ -138,146 +105,6 @@ def test_values_that_mean_nothing_are_refused(tmp_path: Path, key: str, value: o
         load_settings(tmp_path / "none", environ={}, flags={key: value})
 
 
-CORE = "(EngineCore_DP0 pid=4287) INFO 11-21 08:57:34"
-# The order on a GPU: torch.compile comes after the weights and before the KV cache.
-GPU_LOG = [
-    (10.0, f"{CORE} [api_utils.py:286] non-default args: {{}}"),
-    (20.0, f"{CORE} [gpu_model_runner.py:3100] Starting to load model /models/x..."),
-    (21.0, "Loading safetensors checkpoint shards:   0% Completed | 0/2 [00:00<?, ?it/s]"),
-    (25.0, "Loading safetensors checkpoint shards:  50% Completed | 1/2 [00:04<00:04,  4s/it]"),
-    (29.0, "Loading safetensors checkpoint shards: 100% Completed | 2/2 [00:08<00:00,  4s/it]"),
-    (29.5, f"{CORE} [default_loader.py:314] Loading weights took 8.10 seconds"),
-    (30.0, f"{CORE} [gpu_model_runner.py:3338] Model loading took 14.99 GiB and 9.5 seconds"),
-    (35.0, f"{CORE} [backends.py:647] Dynamo bytecode transform time: 5.11 s"),
-    (45.0, f"{CORE} [backends.py:282] Compiling a graph for dynamic shape takes 10.2 s"),
-    (46.0, f"{CORE} [monitor.py:34] torch.compile takes 15.3 s in total"),
-    (47.0, f"{CORE} [gpu_worker.py:359] Available KV cache memory: 50.00 GiB"),
-    (48.0, f"{CORE} [kv_cache_utils.py:1229] GPU KV cache size: 409,600 tokens"),
-    (49.0, "Capturing CUDA graphs (mixed prefill-decode, PIECEWISE):   0%|  | 0/51 [00:00<?"),
-    (51.0, "Capturing CUDA graphs (mixed prefill-decode, PIECEWISE): 100%|##| 51/51 [00:02<00"),
-    (51.1, "Capturing CUDA graphs (decode, FULL):   3%|  | 1/35 [00:00<?, ?it/s]"),
-    (53.0, "Capturing CUDA graphs (decode, FULL): 100%|##| 35/35 [00:02<00:00"),
-    (53.5, f"{CORE} [gpu_model_runner.py:4244] Graph capturing finished in 4 secs, took 0.9 GiB"),
-    (54.0, f"{CORE} [core.py:250] init engine (profile, create kv cache, warmup) took 24 s"),
-]
-
-
-def test_compiling_is_shown_on_a_gpu() -> None:
-    tracker = LoadTracker(0.0, [])
-    seen = []
-    for now, line in GPU_LOG:
-        tracker.feed(line, now)
-        seen.append(tracker.progress(now).phase)
-    assert list(dict.fromkeys(seen)) == [
-        LoadPhase.CONFIGURING,
-        LoadPhase.WEIGHTS,
-        LoadPhase.COMPILING,
-        LoadPhase.KV_CACHE,
-        LoadPhase.GRAPHS,
-        LoadPhase.WARMING_UP,
-    ]
-
-
-def test_ratio_of_a_gpu_load_never_falls() -> None:
-    tracker = LoadTracker(0.0, [])
-    lines, falls, last = list(GPU_LOG), [], 0.0
-    for tenth in range(600):
-        now = tenth / 10
-        while lines and lines[0][0] <= now:
-            tracker.feed(lines.pop(0)[1], now)
-        ratio = tracker.progress(now).ratio or 0.0
-        if ratio < last:
-            falls.append((now, last, ratio))
-        last = ratio
-    assert falls == []
-
-
-@pytest.mark.parametrize(
-    "explanation",
-    [
-        "  Value error, The checkpoint you are trying to load has model type `foo` but Transformers"
-        " does not recognize this architecture. This could be because of an issue.",
-        "  Value error, Model architectures ['Foo'] are not supported for now.",
-    ],
-)
-def test_unsupported_model_inside_a_validation_error(explanation: str) -> None:
-    lines = [
-        "(APIServer pid=1) pydantic_core._pydantic_core.ValidationError: 1 validation error for"
-        " ModelConfig",
-        explanation,
-    ]
-    failure = classify(
-        lines, first_line=1, exit_status=1, at=datetime(2026, 1, 1, tzinfo=UTC), attempts=1
-    )
-    assert failure.cause is FailureCause.UNSUPPORTED_MODEL
-
-
-# A batch that begins after a gap has the numbers of its lines, and the gap counts as skipped.
-async def test_gap_before_delivered_lines_is_counted() -> None:
-    tail = LogTail(1)
-    tail.put(6, ["line 6", "line 7"])
-    assert await tail.batch(1.0) == (6, ["line 6", "line 7"], 5)
-
-
-# A full disk must not stop the engine, which blocks once nobody reads its output.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("file", ["/dev/full", "none/engine.log"])
-async def test_pump_reads_on_where_the_log_cannot_be_written(tmp_path: Path, file: str) -> None:
-    log = EngineLog(tmp_path / file, "eng_1", "m")
-    heard: list[str] = []
-    read_end, write_end = os.pipe()
-    os.set_blocking(write_end, False)
-    thread = start_pump(
-        read_end, log, asyncio.get_running_loop(), lambda _, lines: heard.extend(lines)
-    )
-    sent = 0
-
-    def send() -> bool:
-        nonlocal sent
-        with contextlib.suppress(BlockingIOError):
-            while sent <= 1_000_000:
-                sent += os.write(write_end, b"x" * 4095 + b"\n")
-        return sent > 1_000_000
-
-    try:
-        await asyncio.to_thread(wait_until, send, 10.0, "the pump takes a megabyte")
-    finally:
-        os.close(write_end)
-        await asyncio.to_thread(thread.join, 5.0)
-
-
-# A daemon that was started by a session leader which got the pid of an engine long gone.
-def test_members_of_a_session_with_a_pid_given_out_again_are_left_alone(tmp_path: Path) -> None:
-    leader = subprocess.Popen(
-        ["sh", "-c", f"sleep 60 & echo $! > {tmp_path}/pid"], start_new_session=True
-    )
-    leader.wait(10)
-    member = int((tmp_path / "pid").read_text())
-    records = tmp_path / "records"
-    records.mkdir()
-    write_record(
-        records,
-        EngineRecord(
-            id="eng_1",
-            model="m",
-            argv_digest="x",
-            devices=[],
-            socket="",
-            boot_id=boot_id(),
-            created_at=datetime(2026, 1, 1, tzinfo=UTC),
-            pid=leader.pid,
-            start_ticks=1,
-        ),
-    )
-    try:
-        assert sweep(records) == []
-        info = process_info(member)
-        assert info is not None
-        assert not info.is_zombie
-    finally:
-        subprocess.run(["kill", "-9", str(member)], check=False)
-
-
 def settings(**changes: object) -> ModelSettings:
     return ModelSettings(path="/models/x", task=Task.GENERATE, **changes)  # type: ignore[arg-type]
 
@@ -306,94 +133,6 @@ def test_kv_heads_are_repeated_where_there_are_more_ranks() -> None:
 def test_memory_that_the_owner_names_is_what_is_reserved() -> None:
     wanted = estimate(QWEN, settings(memory_bytes=10**9), 2048, DeviceKind.CPU)
     assert wanted.total_bytes == 10**9
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"text_config": None},
-        {"num_attention_heads": None},
-        {"hidden_size": None},
-        {"num_hidden_layers": "two"},
-        {"max_position_embeddings": [1]},
-        {"architectures": {"a": 1}},
-    ],
-)
-def test_odd_config_is_read_or_refused(tmp_path: Path, change: dict[str, object]) -> None:
-    with contextlib.suppress(InvalidRequestError):
-        read_facts(checkpoint(tmp_path / "m", {**CONFIG, **change}))
-
-
-@pytest.mark.parametrize("name", ["tokenizer_config__json", "sentence_bert_config__json"])
-def test_odd_side_files_are_read_or_refused(tmp_path: Path, name: str) -> None:
-    with contextlib.suppress(InvalidRequestError):
-        read_facts(checkpoint(tmp_path / "m", **{name: []}))
-
-
-async def test_odd_config_of_one_model_does_not_keep_the_server_from_starting(
-    tmp_path: Path,
-) -> None:
-    database = Database(tmp_path / "a.db")
-    await database.open()
-    try:
-        path = checkpoint(tmp_path / "m")
-        body = ModelCreate(id="chat", path=str(path))
-        await Registry(database).create(body)
-        checkpoint(path, {**CONFIG, "num_attention_heads": None})
-        await Registry(database).load()
-    finally:
-        await database.close()
-
-
-@pytest.mark.parametrize(
-    "extra_args",
-    [
-        ["--served_model_name", "x"],
-        ["--gpu_memory_utilization=0.9"],
-        ["--tensor-parallel", "2"],
-        ["-tp2"],
-        ["--data-parallel-size", "2"],
-        ["--pipeline-parallel-size", "2"],
-    ],
-)
-async def test_owned_options_in_other_spellings_are_refused(
-    tmp_path: Path, extra_args: list[str]
-) -> None:
-    await refused(tmp_path, "extra_args", extra_args=extra_args)
-
-
-async def test_mark_of_an_engine_cannot_be_changed(tmp_path: Path) -> None:
-    await refused(tmp_path, "env", env={"VLLM_APPLIANCE_ENGINE": "x"})
-
-
-async def test_id_with_a_line_end_is_refused(tmp_path: Path) -> None:
-    await refused(tmp_path, "id", id="chat\n")
-
-
-async def refused(tmp_path: Path, param: str, **fields: object) -> None:
-    database = Database(tmp_path / "a.db")
-    await database.open()
-    try:
-        body = {"id": "chat", "path": str(checkpoint(tmp_path / "m")), **fields}
-        with pytest.raises(InvalidRequestError) as caught:
-            await Registry(database).create(msgspec.convert(body, ModelCreate))
-        assert caught.value.param == param
-    finally:
-        await database.close()
-
-
-async def test_id_is_given_once_to_requests_at_the_same_time(tmp_path: Path) -> None:
-    database = Database(tmp_path / "a.db")
-    await database.open()
-    try:
-        registry = Registry(database)
-        body = ModelCreate(id="chat", path=str(checkpoint(tmp_path / "m")))
-        results = await asyncio.gather(
-            registry.create(body), registry.create(body), return_exceptions=True
-        )
-        assert [isinstance(each, ConflictError) for each in results].count(True) == 1
-    finally:
-        await database.close()
 
 
 @pytest.mark.parametrize("cut", [3, 20, 40, 60, 81])

@@ -2,7 +2,7 @@ from itertools import pairwise, product
 
 import pytest
 
-from appliance.engine.state import ENDED, STARTING_UP, may_follow
+from appliance.engine.state import ENDED, may_follow
 from appliance.protocol.engines import EngineState as S
 
 
@@ -57,7 +57,3 @@ def test_every_state_can_come_to_an_end() -> None:
 
 def test_engine_that_lives_can_fail() -> None:
     assert all(may_follow(state, S.FAILED) for state in S if state not in ENDED)
-
-
-def test_starting_up_comes_before_ready() -> None:
-    assert {S.STARTING, S.LOADING} == STARTING_UP
