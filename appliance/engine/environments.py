@@ -4,6 +4,8 @@ Only a complete environment has a manifest (`environment.json`, written last), s
 interrupted installation left behind is never listed.
 """
 
+import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -13,11 +15,12 @@ from pathlib import Path
 import msgspec
 
 from appliance.errors import EngineEnvironmentError
-from appliance.protocol.system import EngineEnvironment
+from appliance.protocol.system import EngineEnvironment, WarmOutcome, WarmStart
 
 MANIFEST = "environment.json"
 _IN_USE_FILE = "default"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_PRELOAD = Path(__file__).with_name("preload")
 
 
 class EnvironmentRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +39,13 @@ class EnvironmentRecord(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     created_at: datetime
     has_sleep_mode: bool
+    warm_start: WarmStart | None = None
+    """The last check of warm starts."""
+
+    @property
+    def directory(self) -> Path:
+        """The virtual environment."""
+        return Path(self.launch[0]).parent.parent
 
     def has_flag(self, flag: str) -> bool:
         """Whether the build accepts this option."""
@@ -50,6 +60,32 @@ def check_name(name: str) -> str:
             hint="Use small letters, digits, '.', '_' and '-', for example cpu-0.32.0.",
         )
     return name
+
+
+def packages_stamp(directory: Path) -> str:
+    """Another text after packages were installed, changed or removed (blocks for some ms)."""
+    files = [directory / "bin" / "python"]
+    files += sorted(directory.glob("lib/python3*/site-packages/*.dist-info/RECORD"))
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files:
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            line = f"{file.parent.name} {status.st_size} {status.st_mtime_ns}\n"
+            digest.update(line.encode())
+    return digest.hexdigest()
+
+
+def may_start_warm(record: EnvironmentRecord, stamp: str) -> bool:
+    """Whether engines may be forked: the answers were the same, with these very packages."""
+    check = record.warm_start
+    return check is not None and check.outcome is WarmOutcome.SAME and check.packages == stamp
+
+
+def preload_modules(record: EnvironmentRecord) -> list[str] | None:
+    """What a launcher of this build imports; None: there is no list for it."""
+    file = _PRELOAD / f"vllm-{record.vllm_version}-{record.platform}.txt"
+    is_module = record.launch[1:2] == ["-m"]
+    return file.read_text().split() if is_module and file.exists() else None
 
 
 class EnvironmentStore:
@@ -114,14 +150,18 @@ class EnvironmentStore:
 
     def add(self, record: EnvironmentRecord) -> None:
         """Write the manifest: from now on the environment counts. The first one is in use."""
-        directory = self.directory(record.name)
-        directory.mkdir(parents=True, exist_ok=True)
-        manifest = msgspec.json.format(msgspec.json.encode(record), indent=2).decode()
-        _replace_text(directory / MANIFEST, f"{manifest}\n")
+        self.directory(record.name).mkdir(parents=True, exist_ok=True)
+        self._write(record)
         chosen = self.in_use()
         if chosen is None or _read_manifest(self.directory(chosen) / MANIFEST) is None:
             chosen = record.name
         self.use(chosen)
+
+    def note_warm_start(self, name: str, check: WarmStart) -> EnvironmentRecord:
+        """Write what a check found into the manifest; raises EngineEnvironmentError."""
+        record = msgspec.structs.replace(self.get(name), warm_start=check)
+        self._write(record)
+        return record
 
     def remove(self, name: str, *, force: bool = False) -> None:
         """Delete an environment, or what is left of one; raises EngineEnvironmentError."""
@@ -141,7 +181,7 @@ class EnvironmentStore:
         shutil.rmtree(directory)
 
     def view(self, record: EnvironmentRecord) -> EngineEnvironment:
-        """The environment as the management API shows it."""
+        """The environment as the management API shows it (blocks for some ms)."""
         return EngineEnvironment(
             name=record.name,
             platform=record.platform,
@@ -155,7 +195,12 @@ class EnvironmentStore:
             has_sleep_mode=record.has_sleep_mode,
             has_kv_cache_bytes=record.has_flag("--kv-cache-memory-bytes"),
             flags=record.flags,
+            warm_start=_now_valid(record),
         )
+
+    def _write(self, record: EnvironmentRecord) -> None:
+        manifest = msgspec.json.format(msgspec.json.encode(record), indent=2).decode()
+        _replace_text(self.directory(record.name) / MANIFEST, f"{manifest}\n")
 
     def _missing(self, name: str) -> EngineEnvironmentError:
         there = ", ".join(record.name for record in self.records()) or "none"
@@ -177,6 +222,16 @@ def _read_manifest(path: Path) -> EnvironmentRecord | None:
     except (OSError, msgspec.MsgspecError):
         return None
     return msgspec.structs.replace(record, name=path.parent.name)
+
+
+def _now_valid(record: EnvironmentRecord) -> WarmStart | None:
+    """The check; stale if packages changed after it."""
+    check = record.warm_start
+    if check is None or check.packages == packages_stamp(record.directory):
+        return check
+    return msgspec.structs.replace(
+        check, outcome=WarmOutcome.STALE, reason="its packages changed after the check"
+    )
 
 
 def _replace_text(path: Path, text: str) -> None:

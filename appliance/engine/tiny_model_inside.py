@@ -40,7 +40,9 @@ def save_tokenizer(transformers: Any, target: str) -> None:
     )
     # Any text will do, if it is long enough for so many tokens.
     tokenizer.train([typing.__file__, argparse.__file__, inspect.__file__], trainer)
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=_BEGIN, eos_token=_END, pad_token=_END)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=_BEGIN, eos_token=_END, pad_token=_END
+    )
     fast.chat_template = _CHAT_TEMPLATE
     fast.save_pretrained(target)
 

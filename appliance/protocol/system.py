@@ -1,10 +1,12 @@
 """The server itself, and the snapshot of everything."""
 
 from datetime import datetime
+from enum import StrEnum
 
 from appliance.protocol.base import API_VERSION, Wire
 from appliance.protocol.devices import Device, DeviceSource
 from appliance.protocol.engines import Engine
+from appliance.protocol.launchers import Launcher
 from appliance.protocol.models import Model
 
 
@@ -23,6 +25,7 @@ class ServerInfo(Wire, frozen=True, kw_only=True):
     vllm_version: str | None = None
     """Of the engine environment in use; None: none is installed."""
     draining: bool = False
+    launchers: list[Launcher] = []
 
 
 class Alert(Wire, frozen=True, kw_only=True):
@@ -58,6 +61,36 @@ class Snapshot(Wire, frozen=True, kw_only=True):
     totals: Totals = Totals()
 
 
+class WarmOutcome(StrEnum):
+    """What a comparison of an engine that was forked with one that was started plainly found."""
+
+    SAME = "same"
+    """The same answer to the last bit: engines of this environment are forked."""
+    DIFFERS = "differs"
+    FAILED = "failed"
+    UNSUPPORTED = "unsupported"
+    """There is nothing to check it with: no list of modules, or no device."""
+    STALE = "stale"
+    """The environment's packages changed after the check."""
+
+
+class WarmStart(Wire, frozen=True, kw_only=True):
+    """The check of an engine environment; with any outcome but `same` its starts stay plain."""
+
+    outcome: WarmOutcome
+    checked_at: datetime
+    packages: str
+    """Stamp of the packages that were checked."""
+    reason: str = ""
+    """For a person, where the outcome is not `same`."""
+    plain_s: float | None = None
+    """Until a tiny model was ready, started in the plain way."""
+    warm_s: float | None = None
+    """Until it was ready, forked from the launcher."""
+    launcher_bytes: int = 0
+    """Memory of the launcher while no engine runs."""
+
+
 class EngineEnvironment(Wire, frozen=True, kw_only=True):
     """A venv that holds one vLLM build."""
 
@@ -76,6 +109,8 @@ class EngineEnvironment(Wire, frozen=True, kw_only=True):
     has_kv_cache_bytes: bool
     flags: list[str]
     """Command line options that this build accepts."""
+    warm_start: WarmStart | None = None
+    """None: it was not checked, so its starts are plain."""
 
 
 class ErrorDetail(Wire, frozen=True, kw_only=True):
