@@ -73,7 +73,10 @@ async def run_trial(
     log_file: Path,
     launcher: WarmLauncher | None = None,
 ) -> TrialResult:
-    """Start the engine, with a launcher if there is one, and ask it. Raises TrialError."""
+    """Start the engine, with a launcher that is warm or in the plain way, and ask it.
+
+    Raises TrialError.
+    """
     lines: deque[str] = deque(maxlen=_KEPT_LINES)
     connections = EngineConnections(spec.socket)
     started = time.monotonic()
@@ -91,9 +94,6 @@ async def run_trial(
         )
     except OSError as error:
         raise TrialError(f"it could not be started: {error}") from error
-    if launcher is not None:
-        # Until now the launcher may have been importing, which is over when a server needs it.
-        started = time.monotonic()
     try:
         info = process_info(process.pid)
         await _become_ready(process, connections, spec, lines)

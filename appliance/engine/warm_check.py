@@ -30,6 +30,7 @@ from appliance.engine.warm_launcher import WarmLauncher
 from appliance.errors import DeviceError, EngineEnvironmentError
 from appliance.gpu.nvml import NvmlReader
 from appliance.protocol.devices import DeviceKind
+from appliance.protocol.launchers import LauncherState
 from appliance.protocol.models import ModelSettings, Task
 from appliance.protocol.system import WarmOutcome, WarmStart
 from appliance.units import GIB, MIB, format_duration, format_size
@@ -112,13 +113,16 @@ async def _compare(
     report("checking warm starts: starting it in the plain way")
     plain = await trials.run("plain")
     report("checking warm starts: starting it from a process that has imported vLLM")
-    launcher = trials.launcher(modules)
+    launcher = await trials.launcher(modules)
     try:
+        view = launcher.view()
+        if view.pid is None:
+            raise TrialError(f"the launcher: {view.problem}")
         warm = await trials.run("forked", launcher)
-        launcher_bytes = await asyncio.to_thread(proportional_bytes, warm.parent)
+        launcher_bytes = await asyncio.to_thread(proportional_bytes, view.pid)
     finally:
         await launcher.stop()
-    if warm.parent == os.getpid():
+    if warm.parent != view.pid:
         raise TrialError("the launcher could not fork the engine")
     difference = compare(plain.answer, warm.answer)
     return replace(
@@ -155,11 +159,15 @@ class _Trials:
         self._folder = folder
         self._cache = cache
 
-    def launcher(self, modules: list[str]) -> WarmLauncher:
-        """A launcher that begins to import."""
-        launcher = WarmLauncher(self._environment, modules)
+    async def launcher(self, modules: list[str]) -> WarmLauncher:
+        """A launcher that has imported, or has failed."""
+        changed = asyncio.Event()
+        launcher = WarmLauncher(self._environment, modules, on_change=changed.set)
         env = build_base_env(self._device.kind, self._environment, self._cache, os.environ)
         launcher.begin(env)
+        while launcher.view().state is LauncherState.WARMING:
+            await changed.wait()
+            changed.clear()
         return launcher
 
     async def run(self, name: str, launcher: WarmLauncher | None = None) -> TrialResult:
