@@ -4,6 +4,7 @@ Sizes are written as `8GiB`, durations as `10m`; both are checked and turned int
 settings are loaded.
 """
 
+from enum import StrEnum
 from typing import Annotated
 
 import msgspec
@@ -13,6 +14,14 @@ from appliance.units import parse_duration, parse_size
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class CgroupUse(StrEnum):
+    """When engines get cgroups of their own."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -106,8 +115,14 @@ class EngineSettings(_Section, frozen=True, kw_only=True):
     """Fork engines from a process that has imported vLLM already, where that was checked."""
     stall_timeout: str | float = "10m"
     """A load without any sign of progress for this long is given up."""
+    frozen_timeout: str | float = "45s"
+    """A ready engine that answers nobody and does nothing for this long is replaced."""
+    hang_timeout: str | float = "5m"
+    """The same, for an engine that is busy but makes no progress."""
     stop_timeout: str | float = "20s"
     """How long an engine may take to end by itself before it is killed."""
+    cgroup: CgroupUse = CgroupUse.AUTO
+    """A cgroup for each engine: `auto` where the server's own is delegated to it, `on`, `off`."""
     retry_first: str | float = "5s"
     """Pause after the first failed load; it doubles with each further one."""
     retry_most: str | float = "5m"
@@ -121,6 +136,16 @@ class EngineSettings(_Section, frozen=True, kw_only=True):
     def stall_timeout_s(self) -> float:
         """Seconds."""
         return parse_duration(self.stall_timeout)
+
+    @property
+    def frozen_timeout_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.frozen_timeout)
+
+    @property
+    def hang_timeout_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.hang_timeout)
 
     @property
     def stop_timeout_s(self) -> float:

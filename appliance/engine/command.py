@@ -31,6 +31,8 @@ class EngineSpec:
     kv_cache_bytes: int
     need_bytes: int
     """Estimated memory per rank."""
+    weights_bytes: int
+    """Of all ranks."""
     device_kind: DeviceKind
     device_indices: tuple[int, ...]
     device_bytes: int

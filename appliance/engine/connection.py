@@ -26,10 +26,19 @@ class ConnectionLostError(Exception):
     """The engine closed the connection before its answer was complete."""
 
 
+class _Traffic:
+    """Accounts of one engine's connections; what only probes it is not counted."""
+
+    def __init__(self) -> None:
+        self.awaited = 0
+        self.received_bytes = 0
+
+
 class _Protocol(asyncio.Protocol):
     """One connection; at most one request at a time."""
 
     def __init__(self) -> None:
+        self.traffic = _Traffic()
         self.transport: asyncio.Transport | None = None
         self.status = 0
         self.headers: Headers = []
@@ -46,8 +55,9 @@ class _Protocol(asyncio.Protocol):
         self._write_waiter: asyncio.Future[None] | None = None
         self._write_paused = False
 
-    def begin(self) -> None:
+    def begin(self, traffic: _Traffic) -> None:
         """Forget the last answer."""
+        self.traffic = traffic
         self.status = 0
         self.headers = []
         self.chunks.clear()
@@ -77,6 +87,7 @@ class _Protocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received_any = True
+        self.traffic.received_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -125,7 +136,11 @@ class _Protocol(asyncio.Protocol):
         """Until what was written has left for the engine."""
         while self._write_paused and not self.lost:
             self._write_waiter = asyncio.get_running_loop().create_future()
-            await self._write_waiter
+            self.traffic.awaited += 1
+            try:
+                await self._write_waiter
+            finally:
+                self.traffic.awaited -= 1
 
     async def wait_head(self) -> None:
         """Until status and headers are there. Raises ConnectionLostError."""
@@ -158,9 +173,12 @@ class _Protocol(asyncio.Protocol):
 
     async def _wait(self) -> None:
         self._waiter = asyncio.get_running_loop().create_future()
+        traffic = self.traffic
+        traffic.awaited += 1
         try:
             await self._waiter
         finally:
+            traffic.awaited -= 1
             self._waiter = None
 
     def _wake(self) -> None:
@@ -204,6 +222,17 @@ class EngineConnections:
     def __init__(self, socket: Path) -> None:
         self._socket = str(socket)
         self._idle: list[_Protocol] = []
+        self._traffic = _Traffic()
+
+    @property
+    def awaited(self) -> int:
+        """Requests that wait for the engine now; not those whose client does not read."""
+        return self._traffic.awaited
+
+    @property
+    def received_bytes(self) -> int:
+        """Of all answers so far."""
+        return self._traffic.received_bytes
 
     async def request(
         self,
@@ -212,21 +241,26 @@ class EngineConnections:
         *,
         headers: Iterable[tuple[bytes, bytes]] = (),
         body: bytes = b"",
+        is_probe: bool = False,
     ) -> EngineResponse:
-        """Send a request and wait for the head of the answer.
+        """Send a request and wait for the head of the answer; a probe is left out of the accounts.
 
         Raises OSError when the engine cannot be reached, ConnectionLostError when it goes away.
         A pooled connection that turns out to be closed is replaced once: the engine has closed it
         for being idle and has seen nothing of the request.
         """
+        traffic = _Traffic() if is_probe else self._traffic
         protocol = self._take()
         if protocol is not None:
+            protocol.begin(traffic)
             try:
                 return await self._exchange(protocol, method, path, headers, body)
             except ConnectionLostError:
                 if protocol.received_any:
                     raise
-        return await self._exchange(await self._connect(), method, path, headers, body)
+        protocol = await self._connect()
+        protocol.begin(traffic)
+        return await self._exchange(protocol, method, path, headers, body)
 
     def give_back(self, protocol: _Protocol) -> None:
         """Keep a connection for the next request, or close it."""
@@ -264,7 +298,6 @@ class EngineConnections:
         headers: Iterable[tuple[bytes, bytes]],
         body: bytes,
     ) -> EngineResponse:
-        protocol.begin()
         assert protocol.transport is not None
         head = [f"{method} {path} HTTP/1.1\r\nhost: engine\r\n".encode("latin-1")]
         head += [name + b": " + value + b"\r\n" for name, value in headers]

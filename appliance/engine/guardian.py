@@ -4,18 +4,21 @@ Why it exists: a SIGKILL of vLLM's API server leaves its engine core and workers
 SIGKILL of the appliance would leave everything behind. The guardian is a child subreaper
 (prctl(2)), so every orphan of the tree becomes its child, and it holds the read end of a pipe
 whose write end only the appliance holds, so it learns at once when the appliance is gone. It ends
-only when no process of the tree is left.
+only when no process of the tree is left, nor anything of theirs in /dev/shm.
 
 Standard input takes commands: `t` asks the engine to end and kills it after the grace period, `k`
 kills at once; end of file means that the appliance is gone and works like `t`. The exit status is
 that of the engine's first process, 128 + N where signal N ended it.
 
-Usage: guardian.py GRACE_SECONDS PROGRAM [ARGUMENT ...]
+CGROUP is the directory of a cgroup (v2) of the engine's own, or `-`.
+
+Usage: guardian.py GRACE_SECONDS CGROUP PROGRAM [ARGUMENT ...]
 """
 
 import contextlib
 import ctypes
 import os
+import resource
 import select
 import signal
 import sys
@@ -29,6 +32,12 @@ _PR_SET_CHILD_SUBREAPER = 36
 _SECOND_TERM_S = 1.0
 # What is left when the first process has gone gets this long to end by itself.
 _LEFTOVER_S = 1.0
+# So long a resource tracker may clean up after the processes that were killed.
+_TRACKER_S = 1.0
+# Makes the kernel choose an engine when memory is short (proc_pid_oom_score_adj(5)).
+_OOM_SCORE = b"500"
+# What multiprocessing, torch and NCCL name their files. Other files there may be a person's.
+_SHARED_MEMORY = ("psm_", "sem.mp-", "torch_", "nccl-")
 
 
 class Guardian:
@@ -38,8 +47,12 @@ class Guardian:
     return.
     """
 
-    def __init__(self, grace_s: float, run_root: Callable[[], None]) -> None:
+    def __init__(
+        self, grace_s: float, run_root: Callable[[], None], cgroup: str | None = None
+    ) -> None:
         self._grace_s = grace_s
+        self._cgroup = cgroup
+        self._shared: set[str] = set()
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._wake_read, wake_write = os.pipe()
         for end in (self._wake_read, wake_write):
@@ -50,6 +63,7 @@ class Guardian:
         self._asked_to_end = False
         self._term_again_at: float | None = None
         self._kill_at: float | None = None
+        self._killed_at: float | None = None
         self._status: int | None = None
         self._root = 0
         self._inputs: dict[int, Callable[[], None]] = {
@@ -85,6 +99,9 @@ class Guardian:
             signal.set_wakeup_fd(-1)
             for number in _SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
+            if self._cgroup is not None:
+                write(f"{self._cgroup}/cgroup.procs", b"0")
+            set_limits()
             run()
         finally:
             os._exit(127)
@@ -99,6 +116,7 @@ class Guardian:
             if self._asked_to_end:
                 self._begin_end()
             self._keep_deadlines()
+        remove_shared_memory(self._shared)
         return self._status if self._status is not None else 1
 
     def _take_wake_ups(self) -> None:
@@ -121,6 +139,7 @@ class Guardian:
     def _begin_end(self) -> None:
         if self._kill_at is not None:
             return
+        self._note_shared_memory()
         now = time.monotonic()
         self._term_again_at = now + _SECOND_TERM_S
         self._kill_at = now + self._grace_s
@@ -144,9 +163,26 @@ class Guardian:
             self._term_again_at = None
             self._signal_root()
         if self._kill_at is not None and now >= self._kill_at:
-            for pid in descendants(os.getpid()):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            self._kill(now)
+
+    def _kill(self, now: float) -> None:
+        """SIGKILL; again and again until `_reap` finds nobody, because who dies may have forked.
+
+        Resource trackers remove the shared memory of those who died, so their turn comes last.
+        """
+        if self._killed_at is None:
+            self._killed_at = now
+            self._note_shared_memory()
+        if now < self._killed_at + _TRACKER_S:
+            signal_all([pid for pid in descendants(os.getpid()) if not is_tracker(pid)])
+            return
+        if self._cgroup is not None:
+            write(f"{self._cgroup}/cgroup.kill", b"1")
+        signal_all(descendants(os.getpid()))
+
+    def _note_shared_memory(self) -> None:
+        for pid in descendants(os.getpid()):
+            self._shared |= shared_memory(pid)
 
     def _reap(self) -> bool:
         """Collect the dead; True when no child is left."""
@@ -159,13 +195,13 @@ class Guardian:
                 return False
             code = os.waitstatus_to_exitcode(status)
             if pid in self._on_exit:
+                self._note_shared_memory()
                 self._on_exit.pop(pid)(code)
             if pid == self._root:
                 self._status = code if code >= 0 else 128 - code
                 self._term_again_at = None
-                for left in descendants(os.getpid()):
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(left, signal.SIGTERM)
+                self._note_shared_memory()
+                signal_all(descendants(os.getpid()), signal.SIGTERM)
                 leftover = time.monotonic() + _LEFTOVER_S
                 self._kill_at = leftover if self._kill_at is None else min(self._kill_at, leftover)
 
@@ -191,6 +227,74 @@ def descendants(ancestor: int) -> list[int]:
     return found
 
 
+def signal_all(pids: list[int], number: int = signal.SIGKILL) -> None:
+    """Send a signal to each that still lives."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def is_tracker(pid: int) -> bool:
+    """Whether it is a resource tracker of multiprocessing."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123
+            return b"resource_tracker" in file.read()
+    except OSError:
+        return False
+
+
+def shared_memory(pid: int) -> set[str]:
+    """Files in /dev/shm that a process has mapped and that are of a known kind."""
+    try:
+        with open(f"/proc/{pid}/maps", "rb") as file:  # noqa: PTH123
+            lines = [line for line in file if b" /dev/shm/" in line]
+    except OSError:
+        return set()
+    paths = (line[line.index(b"/dev/shm/") :].strip().decode() for line in lines)
+    return {
+        path
+        for path in paths
+        if path.rpartition("/")[0] == "/dev/shm"  # noqa: S108
+        and path.rpartition("/")[2].startswith(_SHARED_MEMORY)
+        and not path.endswith(" (deleted)")
+    }
+
+
+def remove_shared_memory(paths: set[str]) -> None:
+    """Remove what dead processes left, unless somebody else has it mapped."""
+    left = {path for path in paths if os.path.exists(path)}  # noqa: PTH110
+    if not left:
+        return
+    for name in os.listdir("/proc"):  # noqa: PTH208
+        if name.isdigit():
+            left -= shared_memory(int(name))
+    for path in left:
+        with contextlib.suppress(OSError):
+            os.unlink(path)  # noqa: PTH108
+
+
+def set_limits() -> None:
+    """For a process of an engine; what the system does not allow stays as it is."""
+    # A core dump is as large as a model.
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    write("/proc/self/oom_score_adj", _OOM_SCORE)
+
+
+def write(path: str, data: bytes) -> None:
+    """Into a file of the kernel's; one that is not there or refuses is no error."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY)
+        try:
+            os.write(descriptor, data)
+        finally:
+            os.close(descriptor)
+
+
 def become(argv: list[str]) -> None:
     """Replace this process by a program, without standard input."""
     try:
@@ -201,4 +305,5 @@ def become(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(Guardian(float(sys.argv[1]), lambda: become(sys.argv[2:])).run())
+    group = None if sys.argv[2] == "-" else sys.argv[2]
+    sys.exit(Guardian(float(sys.argv[1]), lambda: become(sys.argv[3:]), group).run())

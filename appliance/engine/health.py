@@ -21,11 +21,11 @@ async def is_ready(connections: EngineConnections, model: str) -> bool:
     """Whether the engine answers and serves `model`; an engine that is not there yet is False."""
     try:
         async with asyncio.timeout(_PROBE_S):
-            health = await connections.request("GET", "/health")
+            health = await connections.request("GET", "/health", is_probe=True)
             await health.read()
             if health.status != 200:
                 return False
-            listing = await connections.request("GET", "/v1/models")
+            listing = await connections.request("GET", "/v1/models", is_probe=True)
             served = msgspec.json.decode(await listing.read(), type=_ServedModels)
     except (OSError, TimeoutError, ConnectionLostError, msgspec.MsgspecError):
         return False

@@ -9,14 +9,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from appliance.engine import guardian
+from appliance.engine.cgroup import end_cgroup
 from appliance.engine.child import GuardianChild, SpawnedGuardian
 from appliance.engine.logs import EngineLog, start_pump
 from appliance.engine.proctree import (
     ENGINE_VARIABLE,
+    Activity,
     kill_all,
     process_info,
     processes_with_variable,
     proportional_bytes,
+    session_activity,
     session_processes,
     wait_gone,
 )
@@ -38,11 +41,14 @@ class EngineProcess:
         engine_id: str,
         pump: threading.Thread,
         grace_s: float,
+        cgroup: Path | None,
     ) -> None:
         self._child = child
         self._engine_id = engine_id
         self._pump = pump
         self._grace_s = grace_s
+        self._cgroup = cgroup
+        self._shared: set[str] = set()
         self._watched: dict[int, int] = {}
         info = process_info(child.pid)
         self.pid = child.pid
@@ -59,6 +65,7 @@ class EngineProcess:
         log: EngineLog,
         on_lines: Callable[[int, list[str]], None],
         grace_s: float,
+        cgroup: Path | None = None,
         launcher: WarmLauncher | None = None,
         launch_words: int = 0,
     ) -> "EngineProcess":
@@ -73,17 +80,22 @@ class EngineProcess:
             if launcher is not None:
                 with contextlib.suppress(LauncherError):
                     child = await launcher.launch(
-                        argv[launch_words:], env, cwd, log=write_end, grace_s=grace_s
+                        argv[launch_words:],
+                        env,
+                        cwd,
+                        log=write_end,
+                        grace_s=grace_s,
+                        cgroup=cgroup,
                     )
             if child is None:
-                child = await _spawn_guardian(argv, env, cwd, write_end, grace_s)
+                child = await _spawn_guardian(argv, env, cwd, write_end, grace_s, cgroup)
         except BaseException:
             os.close(read_end)
             raise
         finally:
             os.close(write_end)
         pump = start_pump(read_end, log, asyncio.get_running_loop(), on_lines)
-        return cls(child, engine_id, pump, grace_s)
+        return cls(child, engine_id, pump, grace_s, cgroup)
 
     def terminate(self) -> None:
         """Ask the engine to end; the guardian kills it after the grace period."""
@@ -100,15 +112,19 @@ class EngineProcess:
         if status < 0:
             # The guardian itself was killed: its session and its mark tell what it left.
             await asyncio.to_thread(self._end_rest)
+        if self._cgroup is not None:
+            await asyncio.to_thread(end_cgroup, self._cgroup)
         # The last lines say why it ended.
         await asyncio.to_thread(self._pump.join, _PUMP_S)
         return status
 
     def _end_rest(self) -> None:
+        self.note_shared_memory()
         end_session(self.pid)
         marked = [info.pid for info in processes_with_variable(ENGINE_VARIABLE, self._engine_id)]
         kill_all(marked)
         wait_gone(marked, 5.0)
+        guardian.remove_shared_memory(self._shared)
 
     async def wait_ended(self) -> int:
         """As `wait`, for a tree that was told to end: a guardian that hangs is killed as well."""
@@ -139,6 +155,16 @@ class EngineProcess:
         """Memory of the tree (blocks for some milliseconds: call it in a thread)."""
         return sum(proportional_bytes(info.pid) for info in session_processes(self.pid))
 
+    def activity(self) -> Activity:
+        """What the tree has done so far (blocks for some milliseconds)."""
+        return session_activity(self.pid)
+
+    def note_shared_memory(self) -> set[str]:
+        """Its files in /dev/shm (blocks); removed at the end, also if the guardian cannot do it."""
+        for info in session_processes(self.pid):
+            self._shared |= guardian.shared_memory(info.pid)
+        return self._shared
+
     def pids(self) -> set[int]:
         """Processes of the tree."""
         return {info.pid for info in session_processes(self.pid)}
@@ -159,7 +185,12 @@ class EngineProcess:
 
 
 async def _spawn_guardian(
-    argv: list[str], env: Mapping[str, str], cwd: Path, log: int, grace_s: float
+    argv: list[str],
+    env: Mapping[str, str],
+    cwd: Path,
+    log: int,
+    grace_s: float,
+    cgroup: Path | None,
 ) -> SpawnedGuardian:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -167,6 +198,7 @@ async def _spawn_guardian(
         "-S",
         str(Path(guardian.__file__)),
         str(grace_s),
+        "-" if cgroup is None else str(cgroup),
         *argv,
         stdin=asyncio.subprocess.PIPE,
         stdout=log,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 ENGINE_VARIABLE = "VLLM_APPLIANCE_ENGINE"
 """Environment variable that marks each process of an engine with the engine's id."""
@@ -22,7 +23,10 @@ class ProcessInfo:
     session: int
     start_ticks: int
     name: str
+    cpu_s: float
     is_zombie: bool
+    is_stopped: bool
+    """By a signal such as SIGSTOP."""
 
 
 def process_info(pid: int) -> ProcessInfo | None:
@@ -39,6 +43,8 @@ def process_info(pid: int) -> ProcessInfo | None:
         session=int(fields[3]),
         start_ticks=int(fields[19]),
         name=head.partition("(")[2],
+        cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
+        is_stopped=fields[0] == "T",
         is_zombie=fields[0] in {"Z", "X"},
     )
 
@@ -83,6 +89,37 @@ def proportional_bytes(pid: int) -> int:
     except (OSError, ValueError):
         pass
     return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activity:
+    """What the living processes of a session have done so far, in all."""
+
+    cpu_s: float
+    read_bytes: int
+    """Read from files, and from disk for files that are mapped into memory."""
+    is_stopped: bool
+    """Whether one of them is held by a signal such as SIGSTOP."""
+
+
+def session_activity(session: int) -> Activity:
+    """Sum over the session's processes (blocks for some milliseconds)."""
+    infos = session_processes(session)
+    return Activity(
+        cpu_s=sum(info.cpu_s for info in infos),
+        read_bytes=sum(_read_bytes(info.pid) for info in infos),
+        is_stopped=any(info.is_stopped for info in infos),
+    )
+
+
+def _read_bytes(pid: int) -> int:
+    """`rchar` counts reads by system call, `read_bytes` what came from disk (proc_pid_io(5))."""
+    try:
+        lines = (_PROC / str(pid) / "io").read_text().splitlines()
+    except OSError:
+        return 0
+    counts = dict(line.split(": ") for line in lines)
+    return max(int(counts.get("rchar", 0)), int(counts.get("read_bytes", 0)))
 
 
 def boot_id() -> str:

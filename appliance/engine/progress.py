@@ -51,6 +51,7 @@ class LoadTracker:
         self._phase_ratio = 0.0
         self._shown_ratio = 0.0
         self._detail = ""
+        self._read_before: int | None = None
         self._durations: dict[str, float] = {}
         self._loads = len(earlier)
         self._expected_s = median(load.load_s for load in earlier) if earlier else None
@@ -71,6 +72,17 @@ class LoadTracker:
             if any(mark in line for mark in marks):
                 return self._enter(phase, now)
         return False
+
+    def note_read(self, read_bytes: int, weights_bytes: int) -> None:
+        """What its processes have read so far: tells how much of one large file is there."""
+        if self._phase is not LoadPhase.WEIGHTS:
+            self._read_before = None
+            return
+        if self._read_before is None:
+            self._read_before = read_bytes
+        if weights_bytes > 0:
+            ratio = min((read_bytes - self._read_before) / weights_bytes, 1.0)
+            self._phase_ratio = max(self._phase_ratio, ratio)
 
     def finish(self, now: float) -> dict[str, float]:
         """Seconds of each phase, for the next load's estimate."""

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from appliance.engine import guardian
+from appliance.engine.cgroup import end_cgroup
 from appliance.engine.process import VLLM_PREFIX
 from appliance.engine.proctree import (
     ENGINE_VARIABLE,
@@ -40,6 +42,9 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     pid: int | None = None
     start_ticks: int | None = None
+    cgroup: str | None = None
+    shared_memory: list[str] = []
+    """Its files in /dev/shm, as soon as it is ready."""
 
 
 def argv_digest(argv: list[str]) -> str:
@@ -70,7 +75,12 @@ def sweep(directory: Path) -> list[str]:
         except (OSError, msgspec.MsgspecError):
             file.unlink(missing_ok=True)
             continue
-        if _end(record):
+        was_alive = _end(record)
+        if record.cgroup is not None:
+            end_cgroup(Path(record.cgroup))
+        if record.boot_id == boot_id():
+            guardian.remove_shared_memory(set(record.shared_memory))
+        if was_alive:
             found.append(record.model)
             logger.warning("engine.swept model=%s engine=%s", record.model, record.id)
         remove_record(directory, record.id)
@@ -86,12 +96,14 @@ def _end(record: EngineRecord) -> bool:
     pids |= _session_members(record)
     if not pids:
         return False
+    shared = {path for pid in pids for path in guardian.shared_memory(pid)}
     deadline = time.monotonic() + _SWEEP_S
     while pids and time.monotonic() < deadline:
         kill_all(list(pids))
         wait_gone(list(pids), 5.0)
         pids = {info.pid for info in processes_with_variable(ENGINE_VARIABLE, record.id)}
         pids |= _session_members(record)
+    guardian.remove_shared_memory(shared)
     return True
 
 

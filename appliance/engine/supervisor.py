@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -10,20 +9,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
-
-from appliance.engine.command import EngineSpec, build_argv, build_env
+from appliance.engine.command import EngineSpec
 from appliance.engine.connection import EngineConnections
 from appliance.engine.environments import EnvironmentRecord
 from appliance.engine.failure import classify, not_looked_after, seen_by_us
 from appliance.engine.health import is_ready
+from appliance.engine.liveness import watch
+from appliance.engine.loading import Loading
 from appliance.engine.logs import EngineLog
 from appliance.engine.process import EngineProcess
-from appliance.engine.proctree import boot_id
-from appliance.engine.progress import LoadTracker, SignsOfLife
-from appliance.engine.records import EngineRecord, argv_digest, remove_record, write_record
+from appliance.engine.spawner import EngineSpawner
 from appliance.engine.state import ENDED, may_follow
-from appliance.engine.warm_launcher import WarmLauncher, WarmLaunchers
 from appliance.protocol.engines import (
     Engine,
     EngineState,
@@ -38,7 +34,9 @@ from appliance.store.models import LoadRecord
 logger = logging.getLogger(__name__)
 
 _PROBE_EVERY_S = 0.1
-_PROGRESS_EVERY_S = 0.5
+_LOOK_EVERY_S = 0.5
+# A process that dies during a load usually says why, and vLLM ends by itself.
+_LAST_WORDS_S = 1.0
 _KEPT_LINES = 400
 # What matters of a line stands at its beginning; engines print whole tensors on occasion.
 _LONGEST_READ = 500
@@ -46,10 +44,14 @@ _LONGEST_READ = 500
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
-    """Seconds: without a sign of progress while loading, and for ending by itself."""
+    """Seconds: without a sign of progress while loading, for ending by itself, and without an
+    answer while somebody waits, for an engine that does nothing and for one that is busy.
+    """
 
     stall_s: float
     stop_s: float
+    frozen_s: float
+    hang_s: float
 
 
 class EngineSupervisor:
@@ -62,9 +64,8 @@ class EngineSupervisor:
         environment: EnvironmentRecord,
         *,
         log_file: Path,
-        records: Path,
         limits: EngineLimits,
-        launchers: WarmLaunchers,
+        spawner: EngineSpawner,
         earlier_loads: list[LoadRecord],
         attempts: int,
         publish: Callable[[Event], None],
@@ -82,23 +83,21 @@ class EngineSupervisor:
         self.load_s: float | None = None
         self.phases: dict[str, float] = {}
         self.was_ready = False
-        self._records = records
         self._limits = limits
-        self._launchers = launchers
+        self._spawner = spawner
         self._attempts = attempts
         self._publish = publish
         self._process: EngineProcess | None = None
-        self._tracker = LoadTracker(time.monotonic(), earlier_loads)
+        self._loading = Loading(time.monotonic(), earlier_loads, spec.weights_bytes)
         self._progress: LoadProgress | None = None
         self._created_at = datetime.now(UTC)
         self._ready_at: datetime | None = None
         self._ended_at: datetime | None = None
         self._state_since = time.monotonic()
-        self._signs = SignsOfLife(time.monotonic())
         self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self._stop_reason: str | None = None
-        self._crash: str | None = None
-        self._stalled = False
+        self._seen: tuple[FailureCause, str] | None = None
+        """What we saw ourselves that is wrong with it."""
         self._ending = asyncio.Event()
 
     @property
@@ -152,7 +151,7 @@ class EngineSupervisor:
         finally:
             self.connections.close()
             self.log.close()
-            await asyncio.to_thread(_forget_record, self._records, self.id)
+            await self._spawner.forget(self.id)
 
     def drain(self, reason: str) -> None:
         """Take no further requests."""
@@ -187,29 +186,14 @@ class EngineSupervisor:
             await asyncio.shield(self._process.wait_ended())
 
     async def _spawn(self) -> None:
-        argv = build_argv(self.spec, self.environment)
-        env = build_env(self.spec, self.environment, os.environ)
-        record = EngineRecord(
-            id=self.id,
-            model=self.model,
-            argv_digest=argv_digest(argv),
-            devices=[share.device_id for share in self.placement.shares],
-            socket=str(self.spec.socket),
-            boot_id=boot_id(),
-            created_at=self._created_at,
-        )
         try:
-            await asyncio.to_thread(write_record, self._records, record)
-            self._process = await EngineProcess.spawn(
-                argv,
-                env,
-                self.spec.cache,
-                engine_id=self.id,
+            self._process = await self._spawner.spawn(
+                self.spec,
+                self.environment,
+                [share.device_id for share in self.placement.shares],
                 log=self.log,
                 on_lines=self._on_lines,
                 grace_s=self._limits.stop_s,
-                launcher=self._launcher(),
-                launch_words=len(self.environment.launch),
             )
         except OSError as error:
             self._fail(
@@ -221,17 +205,6 @@ class EngineSupervisor:
                     attempts=self._attempts,
                 )
             )
-            return
-        completed = msgspec.structs.replace(
-            record, pid=self._process.pid, start_ticks=self._process.start_ticks
-        )
-        await asyncio.to_thread(write_record, self._records, completed)
-
-    def _launcher(self) -> WarmLauncher | None:
-        """Variables of a model's own may have been read when vLLM was imported."""
-        if self.spec.settings.env:
-            return None
-        return self._launchers.find(self.environment, self.spec.device_kind, self.spec.cache)
 
     async def _live(self, process: EngineProcess, on_ready: Callable[[], None]) -> None:
         if self._stop_reason is not None:
@@ -242,7 +215,7 @@ class EngineSupervisor:
         ended = asyncio.create_task(process.wait())
         try:
             await self._become_ready(process, ended, on_ready)
-            await self._until_end_begins(ended)
+            await self._until_end_begins(process, ended)
             if not ended.done():
                 await process.wait_ended()
             await self._explain_end(await ended)
@@ -250,38 +223,68 @@ class EngineSupervisor:
             if not ended.done():
                 ended.cancel()
 
-    async def _until_end_begins(self, ended: asyncio.Task[int]) -> None:
+    async def _until_end_begins(self, process: EngineProcess, ended: asyncio.Task[int]) -> None:
+        """Until it ends, or is to end; what hangs is killed."""
         ending = asyncio.create_task(self._ending.wait())
+        hang = asyncio.create_task(
+            watch(
+                self.connections,
+                process.activity,
+                frozen_s=self._limits.frozen_s,
+                hang_s=self._limits.hang_s,
+            )
+        )
         try:
-            await asyncio.wait({ended, ending}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({ended, ending, hang}, return_when=asyncio.FIRST_COMPLETED)
+            if hang.done() and not ended.done():
+                self._give_up(FailureCause.HUNG, hang.result())
         finally:
             ending.cancel()
+            hang.cancel()
+
+    def _give_up(self, cause: FailureCause, message: str, *, after_s: float = 0.0) -> None:
+        """End it for a reason that we saw ourselves; the first one counts."""
+        if self._stop_reason is not None or self._seen is not None:
+            return
+        self._seen = (cause, message)
+        if after_s and self._process is not None:
+            asyncio.get_running_loop().call_later(after_s, self._end_now)
+        else:
+            self._end_now()
+
+    def _end_now(self) -> None:
+        self._ending.set()
+        if self._process is not None and not self.has_ended:
+            self._process.kill()
 
     async def _become_ready(
         self, process: EngineProcess, ended: asyncio.Task[int], on_ready: Callable[[], None]
     ) -> None:
-        next_progress = 0.0
-        while not ended.done() and self._stop_reason is None:
+        next_look = 0.0
+        while not ended.done() and not self._ending.is_set():
             now = time.monotonic()
             if self.spec.socket.exists() and await is_ready(self.connections, self.model):
                 await process.watch_workers(self._on_worker_death)
-                if self._stop_reason is None and self._crash is None and not ended.done():
+                await self._spawner.note_shared_memory(self.id, process)
+                if not self._ending.is_set() and self._seen is None and not ended.done():
                     self._became_ready(on_ready)
                 return
-            if now >= next_progress:
-                next_progress = now + _PROGRESS_EVERY_S
-                self._progress = self._tracker.progress(now)
+            if now >= next_look:
+                next_look = now + _LOOK_EVERY_S
+                await process.watch_workers(self._on_worker_death)
+                activity = await asyncio.to_thread(process.activity)
+                self._loading.note_read(activity.read_bytes, now)
+                self._progress = self._loading.progress(now)
                 self._changed()
-            if now - self._signs.last > self._limits.stall_s:
-                self._stalled = True
-                self._ending.set()
-                process.kill()
+            if self._loading.stalled_s(now) > self._limits.stall_s:
+                message = f"No progress for {self._limits.stall_s:.0f} s while loading."
+                self._give_up(FailureCause.STALLED, message)
                 return
             await asyncio.wait({ended}, timeout=_PROBE_EVERY_S)
 
     def _became_ready(self, on_ready: Callable[[], None]) -> None:
         now = time.monotonic()
-        self.phases = self._tracker.finish(now)
+        self.phases = self._loading.finish(now)
         self.load_s = round((datetime.now(UTC) - self._created_at).total_seconds(), 3)
         self._ready_at = datetime.now(UTC)
         self._progress = None
@@ -290,26 +293,20 @@ class EngineSupervisor:
         on_ready()
 
     def _on_worker_death(self, name: str) -> None:
-        if self._stop_reason is None and self._crash is None:
-            self._crash = f"Its process {name} ended unexpectedly."
-            self._ending.set()
-            if self._process is not None:
-                self._process.kill()
+        self._give_up(
+            FailureCause.KILLED,
+            f"Its process {name} ended unexpectedly.",
+            after_s=0.0 if self.was_ready else _LAST_WORDS_S,
+        )
 
     def _on_lines(self, first_line: int, lines: list[str]) -> None:
         now = time.monotonic()
         self.log.deliver(first_line, lines)
         shortened = [line[:_LONGEST_READ] for line in lines]
         self._last_lines.extend(shortened)
-        if self.state is EngineState.LOADING:
-            changed = False
-            for line in shortened:
-                changed = self._tracker.feed(line, now) or changed
-                self._signs.note(line, now)
-            if changed:
-                self._signs.last = now
-                self._progress = self._tracker.progress(now)
-                self._changed()
+        if self.state is EngineState.LOADING and self._loading.feed(shortened, now):
+            self._progress = self._loading.progress(now)
+            self._changed()
 
     async def _explain_end(self, status: int) -> None:
         self._ended_at = datetime.now(UTC)
@@ -327,11 +324,11 @@ class EngineSupervisor:
             at=self._ended_at,
             attempts=self._attempts,
         )
-        if self._stalled:
-            message = f"No progress for {self._limits.stall_s:.0f} s while loading."
-            failure = seen_by_us(failure, FailureCause.STALLED, message)
-        elif self._crash is not None and failure.log_line is None:
-            failure = seen_by_us(failure, FailureCause.KILLED, self._crash)
+        if self._seen is not None:
+            cause, message = self._seen
+            # The death of a process is explained by the log, if that says anything.
+            if cause is not FailureCause.KILLED or failure.log_line is None:
+                failure = seen_by_us(failure, cause, message)
         self._fail(failure)
 
     def _fail(self, failure: Failure) -> None:
@@ -366,11 +363,3 @@ class EngineSupervisor:
 
     def _changed(self) -> None:
         self._publish(EngineChanged(engine=self.view()))
-
-
-def _forget_record(records: Path, engine_id: str) -> None:
-    try:
-        remove_record(records, engine_id)
-    except OSError as error:
-        # The next start sweeps it.
-        logger.warning("engine.record_left engine=%s error=%s", engine_id, error)

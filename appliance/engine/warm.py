@@ -98,7 +98,9 @@ class Engine:
             os.close(status)
             become_root(self._request["argv"], inner)
 
-        self._guardian = guardian.Guardian(float(self._request["grace_s"]), run_root)
+        self._guardian = guardian.Guardian(
+            float(self._request["grace_s"]), run_root, self._request["cgroup"]
+        )
         inner.close()
         self._guardian.add_input(outer.fileno(), lambda: self._fork_child(outer))
         code = int(self._guardian.run())

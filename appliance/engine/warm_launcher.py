@@ -1,8 +1,4 @@
-"""The server's side of warm starts: one launcher for each engine environment that is in use.
-
-Nothing depends on it: an environment that it was not checked with, a launcher that fails, or an
-engine with environment variables of its own is started in the plain way.
-"""
+"""The server's side of one warm launcher: started, looked after, asked for engines."""
 
 import asyncio
 import contextlib
@@ -11,22 +7,23 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from appliance.engine import warm
 from appliance.engine.child import ForkedGuardian
-from appliance.engine.command import build_base_env
 from appliance.engine.environments import EnvironmentRecord
-from appliance.engine.proctree import ENGINE_VARIABLE
-from appliance.protocol.devices import DeviceKind
+from appliance.engine.proctree import ENGINE_VARIABLE, proportional_bytes
+from appliance.protocol.launchers import Launcher, LauncherState
 
 logger = logging.getLogger(__name__)
 
 _READY_S = 120.0
 _FORK_S = 10.0
-# A launcher that failed is tried again when an engine is started after this.
-_RETRY_S = 300.0
+_FIRST_PAUSE_S = 1.0
+_MOST_TRIES = 5
+# A launcher that lived this long was sound: its end is no failure of the build.
+_SOUND_AFTER_S = 60.0
 _MESSAGE_BYTES = 1 << 20
 
 
@@ -35,43 +32,85 @@ class LauncherError(Exception):
 
 
 class WarmLauncher:
-    """A process that has imported one vLLM build; `launch` forks an engine from it."""
+    """A process that has imported one vLLM build; `launch` forks an engine from it.
 
-    def __init__(self, environment: EnvironmentRecord, modules: list[str]) -> None:
+    It is looked after from `begin` to `stop`: one that dies is started again, with growing pauses,
+    until it has failed too often in a row.
+    """
+
+    def __init__(
+        self,
+        environment: EnvironmentRecord,
+        modules: list[str],
+        *,
+        stamp: str = "",
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
         self.environment = environment
+        self.stamp = stamp
+        """Of the packages that it has imported."""
         self._modules = modules
+        self._on_change = on_change
         self._process: asyncio.subprocess.Process | None = None
         self._socket: socket.socket | None = None
         self._lock = asyncio.Lock()
-        self._warming: asyncio.Task[None] | None = None
-        self._failed_at: float | None = None
+        self._care: asyncio.Task[None] | None = None
+        self._settled = asyncio.Event()
+        self._state = LauncherState.WARMING
+        self._problem = ""
+        self._import_s = 0.0
+        self._memory_bytes = 0
 
     @property
     def is_warm(self) -> bool:
         """Whether an engine can be forked now."""
         return self._socket is not None
 
-    def begin(self, env: Mapping[str, str]) -> None:
-        """Start to warm up, unless it is warm, warming, or failed a moment ago."""
-        is_warming = self._warming is not None and not self._warming.done()
-        has_just_failed = (
-            self._failed_at is not None and time.monotonic() - self._failed_at < _RETRY_S
+    def view(self) -> Launcher:
+        """The launcher as others see it."""
+        return Launcher(
+            environment=self.environment.name,
+            state=self._state,
+            pid=self._process.pid if self._process else None,
+            import_s=self._import_s,
+            memory_bytes=self._memory_bytes,
+            problem=self._problem,
         )
-        if not (self.is_warm or is_warming or has_just_failed):
-            self._warming = asyncio.create_task(self._warm_up(dict(env)), name="launcher")
+
+    def measure(self) -> None:
+        """Its memory, with pages that its engines share divided among all (blocks for a while)."""
+        process = self._process
+        self._memory_bytes = proportional_bytes(process.pid) if process and self.is_warm else 0
+
+    def begin(self, env: Mapping[str, str]) -> None:
+        """Start to warm up, unless that was done before."""
+        if self._care is None:
+            self._care = asyncio.create_task(self._look_after(dict(env)), name="launcher")
 
     async def launch(
-        self, argv: list[str], env: Mapping[str, str], cwd: Path, *, log: int, grace_s: float
+        self,
+        argv: list[str],
+        env: Mapping[str, str],
+        cwd: Path,
+        *,
+        log: int,
+        grace_s: float,
+        cgroup: Path | None = None,
     ) -> ForkedGuardian:
-        """Fork an engine; `log` is the descriptor that it writes to. Raises LauncherError."""
-        if self._warming is not None:
-            await asyncio.wait({self._warming})
+        """Fork an engine; `log` is the descriptor that it writes to. Raises LauncherError.
+
+        Waits for a launcher that is warming up: that takes less time than a plain start.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_READY_S):
+                await self._settled.wait()
         request = {
             "name": env.get(ENGINE_VARIABLE, ""),
             "argv": argv,
             "env": dict(env),
             "cwd": str(cwd),
             "grace_s": grace_s,
+            "cgroup": None if cgroup is None else str(cgroup),
         }
         control_read, control_write = os.pipe()
         status_read, status_write = os.pipe()
@@ -82,7 +121,8 @@ class WarmLauncher:
         except (OSError, ValueError, TimeoutError) as error:
             os.close(control_write)
             os.close(status_read)
-            await self._give_up(f"it does not answer: {error}")
+            # One that does not answer is of no use: its end starts a fresh one.
+            self._kill()
             raise LauncherError from error
         finally:
             os.close(control_read)
@@ -91,10 +131,9 @@ class WarmLauncher:
 
     async def stop(self) -> None:
         """End the launcher; engines go on."""
-        if self._warming is not None:
-            self._warming.cancel()
-            await asyncio.gather(self._warming, return_exceptions=True)
-        await self._end()
+        if self._care is not None:
+            self._care.cancel()
+            await asyncio.gather(self._care, return_exceptions=True)
 
     def _ask(self, request: bytes, descriptors: list[int]) -> int:
         if self._socket is None:
@@ -102,7 +141,26 @@ class WarmLauncher:
         socket.send_fds(self._socket, [request], descriptors)
         return int(json.loads(self._socket.recv(_MESSAGE_BYTES))["pid"])
 
-    async def _warm_up(self, env: dict[str, str]) -> None:
+    async def _look_after(self, env: dict[str, str]) -> None:
+        tries = 0
+        try:
+            while tries < _MOST_TRIES:
+                started = time.monotonic()
+                self._problem = await self._live_once(env)
+                is_sound = time.monotonic() - started > _SOUND_AFTER_S
+                tries = 1 if is_sound else tries + 1
+                logger.warning(
+                    "launcher.ended environment=%s reason=%s", self.environment.name, self._problem
+                )
+                self._to(LauncherState.FAILED)
+                await asyncio.sleep(_FIRST_PAUSE_S * 2 ** (tries - 1))
+        finally:
+            self._settled.set()
+            await self._end()
+
+    async def _live_once(self, env: dict[str, str]) -> str:
+        """Start it, and wait for its end; returns why it ended."""
+        self._to(LauncherState.WARMING)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(_READY_S)
         try:
@@ -120,69 +178,44 @@ class WarmLauncher:
             )
             theirs.close()
             report = json.loads(await asyncio.to_thread(ours.recv, _MESSAGE_BYTES))
+            if report["unsafe"]:
+                return "; ".join(report["unsafe"])
+            ours.settimeout(_FORK_S)
+            self._socket = ours
+            self._import_s = report["import_s"]
+            self._problem = ""
+            self._to(LauncherState.WARM)
+            logger.info(
+                "launcher.warm environment=%s import_s=%s", self.environment.name, self._import_s
+            )
+            status = await self._process.wait()
         except (OSError, ValueError) as error:
+            return f"It did not start: {error}."
+        else:
+            return f"It ended with status {status}."
+        finally:
             theirs.close()
             ours.close()
-            await self._give_up(f"it did not start: {error}")
-            return
-        if report["unsafe"]:
-            ours.close()
-            await self._give_up("; ".join(report["unsafe"]))
-            return
-        ours.settimeout(_FORK_S)
-        self._socket = ours
-        logger.info(
-            "launcher.warm environment=%s import_s=%s", self.environment.name, report["import_s"]
-        )
+            await self._end()
 
-    async def _give_up(self, reason: str) -> None:
-        self._failed_at = time.monotonic()
-        logger.warning("launcher.failed environment=%s reason=%s", self.environment.name, reason)
-        await self._end()
+    def _to(self, state: LauncherState) -> None:
+        self._state = state
+        if state is LauncherState.WARMING:
+            self._settled.clear()
+        else:
+            self._settled.set()
+        self._on_change()
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     async def _end(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._socket = None
+        self._memory_bytes = 0
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            await process.wait()
-
-
-class WarmLaunchers:
-    """The launchers of this server; `is_enabled` follows the settings."""
-
-    def __init__(self, *, is_enabled: bool) -> None:
-        self._is_enabled = is_enabled
-        self._launchers: dict[str, WarmLauncher] = {}
-        self._replaced: list[WarmLauncher] = []
-
-    def find(
-        self, environment: EnvironmentRecord, kind: DeviceKind, cache: Path
-    ) -> WarmLauncher | None:
-        """A launcher that is warm or warming for this environment; None: start in the plain way."""
-        modules = _modules_for(environment) if self._is_enabled else None
-        if modules is None:
-            return None
-        launcher = self._launchers.get(environment.name)
-        if launcher is None or launcher.environment != environment:
-            if launcher is not None:
-                self._replaced.append(launcher)
-            launcher = self._launchers[environment.name] = WarmLauncher(environment, modules)
-        launcher.begin(build_base_env(kind, environment, cache, os.environ))
-        return launcher
-
-    async def stop(self) -> None:
-        """End all launchers."""
-        for launcher in [*self._replaced, *self._launchers.values()]:
-            await launcher.stop()
-
-
-def _modules_for(environment: EnvironmentRecord) -> list[str] | None:
-    """What to import: there is a list for each build that warm starts were checked with."""
-    name = f"vllm-{environment.vllm_version}-{environment.platform}.txt"
-    file = Path(__file__).with_name("preload") / name
-    is_module = environment.launch[1:2] == ["-m"]
-    return file.read_text().split() if is_module and file.exists() else None
+            await asyncio.shield(process.wait())

@@ -43,6 +43,8 @@ class Device(Wire, frozen=True, kw_only=True):
     """In use by processes that are not ours."""
     reserved_bytes: int
     """Promised to our engines by the ledger."""
+    launcher_bytes: int = 0
+    """Held by warm launchers, which serve all engines."""
     free_bytes: int
     """What a new engine may take: the smaller of ledger and reading."""
     occupants: list[Occupant] = []

@@ -36,19 +36,32 @@ class LoadPhase(StrEnum):
 
 
 class FailureCause(StrEnum):
-    """Why an engine did not start or stopped working."""
+    """Why an engine did not start or stopped working; docs/failures.md explains each."""
 
     OUT_OF_MEMORY = "out_of_memory"
+    KV_CACHE_TOO_SMALL = "kv_cache_too_small"
+    OOM_KILLED = "oom_killed"
+    """Killed by the kernel, because the machine or its cgroup ran out of memory."""
+    DOES_NOT_FIT = "does_not_fit"
+    """Refused by the planner: no engine was started."""
     BAD_ARGUMENT = "bad_argument"
     UNSUPPORTED_MODEL = "unsupported_model"
     MISSING_FILES = "missing_files"
+    GATED_FILES = "gated_files"
+    CORRUPT_FILES = "corrupt_files"
     DISK_FULL = "disk_full"
     DRIVER = "driver"
-    STALLED = "stalled"
-    KILLED = "killed"
-    CRASHED = "crashed"
+    """Driver, CUDA and libraries do not go together."""
+    SOCKET = "socket"
     NO_ENVIRONMENT = "no_environment"
-    DOES_NOT_FIT = "does_not_fit"
+    STALLED = "stalled"
+    """A load without progress."""
+    HUNG = "hung"
+    """Ready, but without progress while requests wait."""
+    KILLED = "killed"
+    """By somebody, not for want of memory."""
+    CRASHED = "crashed"
+    """Anything else: the cause is not known."""
 
 
 class LoadProgress(Wire, frozen=True, kw_only=True):
@@ -76,6 +89,9 @@ class Failure(Wire, frozen=True, kw_only=True):
     log_line: int | None = None
     """Line of the engine's log that says it, counted from 1."""
     last_lines: list[str] = []
+    """Of the log, around the cause: without the frames of tracebacks and progress bars."""
+    engine_id: str | None = None
+    """The engine that failed and whose log this is about; None: none was started."""
 
 
 class Engine(Wire, frozen=True, kw_only=True):
@@ -108,4 +124,37 @@ class LogWindow(Wire, frozen=True, kw_only=True):
     total_lines: int
     lines: list[str]
     skipped: int = 0
-    """Lines dropped before `first_line` because the reader could not keep up (tail stream)."""
+    """Lines missing before `first_line`: no longer kept, or the reader of a tail was too slow."""
+
+
+class LogLevel(StrEnum):
+    """The least level that a filter of a log lets pass."""
+
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogMatch(Wire, frozen=True, kw_only=True):
+    """A line of an engine's log that a filter lets pass; `line` is its number."""
+
+    line: int
+    text: str
+
+
+class LogMatches(Wire, frozen=True, kw_only=True):
+    """The matches in some part of an engine's log, oldest first.
+
+    All lines from `scanned_from` to before `scanned_to` were looked at. To go on, ask with
+    `from=` the one, or `before=` the other.
+    """
+
+    engine_id: str
+    model: str
+    total_lines: int
+    matches: list[LogMatch]
+    scanned_from: int
+    scanned_to: int
+    is_complete: bool = False
+    """Nothing is left to look at in the direction that was asked for."""
+    skipped: int = 0
+    """Lines of that part that are no longer kept, or matches that a slow reader has missed."""

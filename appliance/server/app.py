@@ -27,8 +27,10 @@ from appliance.auth import Scope as KeyScope
 from appliance.config.load import is_loopback
 from appliance.config.paths import Paths
 from appliance.config.settings import Settings
+from appliance.engine.cgroup import EngineCgroups
 from appliance.engine.environments import EnvironmentStore
-from appliance.engine.warm_launcher import WarmLaunchers
+from appliance.engine.spawner import EngineSpawner
+from appliance.engine.warm_launchers import WarmLaunchers
 from appliance.errors import ApplianceError, EngineEnvironmentError
 from appliance.events import EventBus
 from appliance.gateway.asgi import TRANSPORT, Answer, Receive, Scope, Send, header
@@ -55,27 +57,35 @@ _CUT_OFF_S = 2.0
 class Appliance:
     """All objects of one server, and the order in which they start and stop."""
 
-    def __init__(self, settings: Settings, paths: Paths, reader: DeviceReader) -> None:
+    def __init__(
+        self, settings: Settings, paths: Paths, reader: DeviceReader, cgroups: EngineCgroups
+    ) -> None:
         self.settings = settings
         self.paths = paths
         self.listen = ""
         self._started_at = datetime.now(UTC)
         self._draining = False
         self._ready = False
+        self._warming: asyncio.Task[None] | None = None
         self.bus = EventBus()
         self.database = Database(paths.database)
         self.keys = Keys(self.database)
         self.registry = Registry(self.database)
         self.history = LoadHistory(self.database)
         self.environments = EnvironmentStore(paths.engine_environments)
-        self.launchers = WarmLaunchers(is_enabled=settings.engines.launcher)
+        self.launchers = WarmLaunchers(
+            is_enabled=settings.engines.launcher, on_change=self._tell_server
+        )
         slots: dict[str, Slot] = {}
 
         def running() -> list[Running]:
             return [slot.running for slot in slots.values() if slot.running is not None]
 
         self.monitor = DeviceMonitor(
-            reader, reserve_bytes=settings.devices.reserve_bytes, running=running
+            reader,
+            reserve_bytes=settings.devices.reserve_bytes,
+            running=running,
+            measure_launchers=self.launchers.measure,
         )
         self.slots = SlotScheduler(
             registry=self.registry,
@@ -84,7 +94,7 @@ class Appliance:
                 settings=settings.engines,
                 environments=self.environments,
                 history=self.history,
-                launchers=self.launchers,
+                spawner=EngineSpawner(paths.engine_records, self.launchers, cgroups),
                 publish=self.bus.publish,
             ),
             monitor=self.monitor,
@@ -134,6 +144,7 @@ class Appliance:
             device_source=self.monitor.source,
             vllm_version=self._vllm_version(),
             draining=self._draining,
+            launchers=self.launchers.views(),
         )
 
     async def open(self) -> None:
@@ -146,7 +157,7 @@ class Appliance:
 
     def start(self) -> None:
         """Begin to work."""
-        self._warm_up()
+        self._warming = asyncio.create_task(self._warm_up())
         self.slots.start()
         self.sampling.start()
         self.jobs.start()
@@ -158,7 +169,7 @@ class Appliance:
         Whatever is not over then, or once `hurry` is set, is ended with an error.
         """
         self._draining = True
-        self.bus.publish(ServerChanged(server=self.info()))
+        self._tell_server()
         self.jobs.stop()
         await self.slots.drain(self.settings.server.drain_timeout_s, hurry)
         await self.gateway.cut_off(_CUT_OFF_S)
@@ -167,19 +178,24 @@ class Appliance:
     async def close(self) -> None:
         """End all engines, then the rest."""
         await self.slots.stop()
+        if self._warming is not None:
+            await self._warming
         await self.launchers.stop()
         await self.sampling.stop()
         await self.monitor.close()
         await self.database.close()
 
-    def _warm_up(self) -> None:
+    async def _warm_up(self) -> None:
         """The first engine finds its launcher ready."""
         try:
             environment = self.environments.get(self.settings.engines.environment)
         except EngineEnvironmentError as error:
             logger.warning("server.no_engine_environment message=%s", error)
             return
-        self.launchers.find(environment, self.monitor.kind, self.paths.cache)
+        await self.launchers.find(environment, self.monitor.kind, self.paths.cache)
+
+    def _tell_server(self) -> None:
+        self.bus.publish(ServerChanged(server=self.info()))
 
     def _vllm_version(self) -> str | None:
         try:

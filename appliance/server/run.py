@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import hashlib
 import logging
 import os
 import signal
@@ -15,6 +16,7 @@ import uvloop
 from appliance.config.load import is_loopback
 from appliance.config.paths import Paths
 from appliance.config.settings import Settings
+from appliance.engine.cgroup import EngineCgroups
 from appliance.engine.records import sweep
 from appliance.errors import ConfigError
 from appliance.gpu.inventory import open_reader
@@ -58,9 +60,13 @@ async def _serve(settings: Settings, paths: Paths) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    cgroups = await asyncio.to_thread(
+        EngineCgroups.open, settings.engines.cgroup, instance_of(paths)
+    )
     await asyncio.to_thread(sweep, paths.engine_records)
+    await asyncio.to_thread(cgroups.sweep)
     reader = await asyncio.to_thread(open_reader, settings.devices)
-    appliance = Appliance(settings, paths, reader)
+    appliance = Appliance(settings, paths, reader, cgroups)
     await appliance.open()
     _require_keys(appliance)
     tcp = listen_tcp(settings.server)
@@ -123,6 +129,11 @@ def _config(app: Transport) -> uvicorn.Config:
         timeout_keep_alive=75,
         backlog=2048,
     )
+
+
+def instance_of(paths: Paths) -> str:
+    """Tells the engines of several servers on a machine apart."""
+    return hashlib.sha256(str(paths.state.resolve()).encode()).hexdigest()[:8]
 
 
 def _require_keys(appliance: Appliance) -> None:

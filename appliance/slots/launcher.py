@@ -11,8 +11,8 @@ from appliance.config.paths import Paths
 from appliance.config.settings import EngineSettings
 from appliance.engine.command import EngineSpec
 from appliance.engine.environments import EnvironmentRecord, EnvironmentStore
+from appliance.engine.spawner import EngineSpawner
 from appliance.engine.supervisor import EngineLimits, EngineSupervisor
-from appliance.engine.warm_launcher import WarmLaunchers
 from appliance.estimate.estimator import Estimate
 from appliance.protocol.devices import DeviceKind
 from appliance.protocol.events import Event
@@ -32,14 +32,14 @@ class EngineLauncher:
         settings: EngineSettings,
         environments: EnvironmentStore,
         history: LoadHistory,
-        launchers: WarmLaunchers,
+        spawner: EngineSpawner,
         publish: Callable[[Event], None],
     ) -> None:
         self._paths = paths
         self._settings = settings
         self._environments = environments
         self._history = history
-        self._launchers = launchers
+        self._spawner = spawner
         self._publish = publish
 
     def environment(self, known: KnownModel) -> EnvironmentRecord:
@@ -68,6 +68,7 @@ class EngineLauncher:
             context_length=known.context_length,
             kv_cache_bytes=estimate.kv_cache_bytes,
             need_bytes=estimate.total_bytes,
+            weights_bytes=known.facts.weights_bytes if known.facts else 0,
             device_kind=kind,
             device_indices=tuple(room.index for room in rooms),
             device_bytes=min(room.total_bytes for room in rooms),
@@ -80,11 +81,13 @@ class EngineLauncher:
             placement_of(rooms, estimate),
             environment,
             log_file=self._log_file(known.id, engine_id),
-            records=self._paths.engine_records,
             limits=EngineLimits(
-                stall_s=self._settings.stall_timeout_s, stop_s=self._settings.stop_timeout_s
+                stall_s=self._settings.stall_timeout_s,
+                stop_s=self._settings.stop_timeout_s,
+                frozen_s=self._settings.frozen_timeout_s,
+                hang_s=self._settings.hang_timeout_s,
             ),
-            launchers=self._launchers,
+            spawner=self._spawner,
             earlier_loads=self._history.of(self.fingerprint(known, environment)),
             attempts=attempts,
             publish=self._publish,

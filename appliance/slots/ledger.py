@@ -31,23 +31,27 @@ def used_by(holding: Holding, reading: Reading) -> int:
     return holding.occupant.reserved_bytes
 
 
-def device_view(reading: Reading, holdings: Sequence[Holding], reserve_bytes: int) -> Device:
+def device_view(
+    reading: Reading, holdings: Sequence[Holding], reserve_bytes: int, launcher_bytes: int = 0
+) -> Device:
     """A device as people see it."""
     mine = [holding for holding in holdings if holding.device_id == reading.id]
     used = {holding.occupant.engine_id: used_by(holding, reading) for holding in mine}
     ours = sum(used.values())
     reserved = sum(promised_to(holding, reading) for holding in mine)
-    other = _used_by_others(reading, ours)
+    launchers = launcher_bytes if reading.kind is DeviceKind.CPU else 0
+    other = _used_by_others(reading, ours + launchers)
     return Device(
         id=reading.id,
         index=reading.index,
         name=reading.name,
         kind=reading.kind,
         total_bytes=reading.total_bytes,
-        used_bytes=ours + other,
+        used_bytes=ours + launchers + other,
         other_bytes=other,
         reserved_bytes=reserved,
-        free_bytes=max(_free(reading, mine, reserve_bytes), 0),
+        launcher_bytes=launchers,
+        free_bytes=max(_free(reading, mine, reserve_bytes, launchers), 0),
         occupants=[_measured(holding, used) for holding in mine],
         utilization_ratio=reading.utilization_ratio,
         temperature_c=reading.temperature_c,
@@ -56,14 +60,17 @@ def device_view(reading: Reading, holdings: Sequence[Holding], reserve_bytes: in
     )
 
 
-def device_room(reading: Reading, holdings: Sequence[Holding], reserve_bytes: int) -> DeviceRoom:
-    """A device as the planner sees it."""
+def device_room(
+    reading: Reading, holdings: Sequence[Holding], reserve_bytes: int, launcher_bytes: int = 0
+) -> DeviceRoom:
+    """A device as the planner sees it; warm launchers live in the RAM that a CPU's engines use."""
+    launchers = launcher_bytes if reading.kind is DeviceKind.CPU else 0
     mine = [holding for holding in holdings if holding.device_id == reading.id]
     return DeviceRoom(
         id=reading.id,
         index=reading.index,
-        total_bytes=max(reading.total_bytes - reserve_bytes, 0),
-        free_bytes=_free(reading, mine, reserve_bytes),
+        total_bytes=max(reading.total_bytes - launchers - reserve_bytes, 0),
+        free_bytes=_free(reading, mine, reserve_bytes, launchers),
         is_usable=reading.problem is None,
         is_starting=any(holding.is_starting for holding in mine),
     )
@@ -74,13 +81,13 @@ def promised_to(holding: Holding, reading: Reading) -> int:
     return max(holding.occupant.reserved_bytes, used_by(holding, reading))
 
 
-def _free(reading: Reading, mine: Sequence[Holding], reserve_bytes: int) -> int:
+def _free(reading: Reading, mine: Sequence[Holding], reserve_bytes: int, launchers: int) -> int:
     """The smaller of ledger and reading.
 
     What is available now will still shrink by what our engines were promised and have not taken.
     """
     promised = sum(promised_to(holding, reading) for holding in mine)
-    by_ledger = reading.total_bytes - promised
+    by_ledger = reading.total_bytes - launchers - promised
     if reading.available_bytes is None:
         return by_ledger - reserve_bytes
     outstanding = sum(promised_to(holding, reading) - used_by(holding, reading) for holding in mine)

@@ -32,12 +32,20 @@ class DeviceMonitor:
     """Owner of the device source and of its thread (NVML may block)."""
 
     def __init__(
-        self, reader: DeviceReader, *, reserve_bytes: int, running: Callable[[], list[Running]]
+        self,
+        reader: DeviceReader,
+        *,
+        reserve_bytes: int,
+        running: Callable[[], list[Running]],
+        measure_launchers: Callable[[], int],
     ) -> None:
         self.source = reader.source
         self._reader = reader
         self._reserve_bytes = reserve_bytes
         self._running = running
+        self._measure_launchers = measure_launchers
+        self._launcher_bytes = 0
+        self._launchers_at = float("-inf")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="devices")
         self._readings: list[Reading] = []
         self._source_problem: str | None = None
@@ -77,6 +85,9 @@ class DeviceMonitor:
             if each.is_at_work or now - each.measured_at > _MEASURE_IDLE_EVERY_S:
                 each.measured_at = now
                 await asyncio.to_thread(_measure, each)
+        if now - self._launchers_at > _MEASURE_IDLE_EVERY_S:
+            self._launchers_at = now
+            self._launcher_bytes = await asyncio.to_thread(self._measure_launchers)
         await asyncio.gather(*(_scrape(each) for each in running if _is_worth_scraping(each)))
 
     async def wait_freed(self, pids: frozenset[int]) -> bool:
@@ -102,12 +113,18 @@ class DeviceMonitor:
     def rooms(self) -> list[DeviceRoom]:
         """The devices for the planner."""
         holdings = self._holdings()
-        return [device_room(reading, holdings, self._reserve_bytes) for reading in self._marked()]
+        return [
+            device_room(reading, holdings, self._reserve_bytes, self._launcher_bytes)
+            for reading in self._marked()
+        ]
 
     def devices(self) -> list[Device]:
         """The devices for people."""
         holdings = self._holdings()
-        return [device_view(reading, holdings, self._reserve_bytes) for reading in self._marked()]
+        return [
+            device_view(reading, holdings, self._reserve_bytes, self._launcher_bytes)
+            for reading in self._marked()
+        ]
 
     def promised(self, running: Running) -> dict[str, int]:
         """Bytes that come back on each device when the engine goes."""
@@ -196,7 +213,7 @@ async def _scrape(running: Running) -> None:
     """Tokens per second from the engine's own counter."""
     try:
         async with asyncio.timeout(_SCRAPE_S):
-            answer = await running.supervisor.connections.request("GET", "/metrics")
+            answer = await running.supervisor.connections.request("GET", "/metrics", is_probe=True)
             text = await answer.read()
     except (OSError, TimeoutError, ConnectionLostError):
         return

@@ -48,6 +48,7 @@ def spec(kind: DeviceKind = DeviceKind.CPU, **changes: object) -> EngineSpec:
         "context_length": 2048,
         "kv_cache_bytes": GIB,
         "need_bytes": 6 * GIB,
+        "weights_bytes": 2 * GIB,
         "device_kind": kind,
         "device_indices": (0,),
         "device_bytes": 24 * GIB,

@@ -1,8 +1,10 @@
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing import shared_memory
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,7 @@ def start() -> Iterator[Start]:
     """Starts guardians of shell programs; whatever they leave is killed at the end."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start_one(program: str, grace_s: float = 5.0) -> subprocess.Popen[bytes]:
+    def start_one(program: str, grace_s: float = 5.0, cgroup: str = "-") -> subprocess.Popen[bytes]:
         child = subprocess.Popen(
             [
                 sys.executable,
@@ -40,6 +42,7 @@ def start() -> Iterator[Start]:
                 "-S",
                 str(Path(guardian.__file__)),
                 str(grace_s),
+                cgroup,
                 "/bin/sh",
                 "-c",
                 program,
@@ -90,7 +93,7 @@ def test_signal_that_ended_the_engine_is_told_as_a_shell_does(start: Start) -> N
 
 def test_program_that_is_not_there(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-I", "-S", guardian.__file__, "1", str(tmp_path / "none")],
+        [sys.executable, "-I", "-S", guardian.__file__, "1", "-", str(tmp_path / "none")],
         stdin=subprocess.PIPE,
         capture_output=True,
         timeout=LIMIT_S,
@@ -102,7 +105,7 @@ def test_program_that_is_not_there(tmp_path: Path) -> None:
 
 def test_program_whose_server_is_gone_already_is_ended() -> None:
     done = subprocess.run(
-        [sys.executable, "-I", "-S", guardian.__file__, "5", "/bin/sleep", "60"],
+        [sys.executable, "-I", "-S", guardian.__file__, "5", "-", "/bin/sleep", "60"],
         stdin=subprocess.DEVNULL,
         timeout=LIMIT_S,
         check=False,
@@ -208,6 +211,66 @@ def test_killed_guardian_takes_the_engine_along(start: Start, tmp_path: Path) ->
     child.kill()
     child.wait(LIMIT_S)
     wait_until(lambda: is_gone(root), LIMIT_S, "engine without its guardian is gone")
+
+
+HOLDER = """
+import os, pathlib, signal, sys
+from multiprocessing import resource_tracker, shared_memory
+block = shared_memory.SharedMemory(create=True, size=4096)
+if sys.argv[2] == "alone":
+    os.kill(resource_tracker._resource_tracker._pid, signal.SIGKILL)
+pathlib.Path(sys.argv[1] + ".new").write_text(block.name)
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("tracker", ["tracked", "alone"])
+def test_shared_memory_of_killed_processes_is_removed(
+    start: Start, tmp_path: Path, tracker: str
+) -> None:
+    (tmp_path / "holder.py").write_text(HOLDER)
+    child = start(f"exec {sys.executable} {tmp_path}/holder.py {tmp_path}/name {tracker}")
+    wait_until(lambda: (tmp_path / "name").exists(), LIMIT_S, "shared memory")
+    name = (tmp_path / "name").read_text()
+    assert Path(f"/dev/shm/{name}").exists()
+    send(child, b"k")
+    child.wait(LIMIT_S)
+    assert not Path(f"/dev/shm/{name}").exists()
+
+
+def test_shared_memory_that_somebody_else_uses_stays(start: Start, tmp_path: Path) -> None:
+    ours = shared_memory.SharedMemory(create=True, size=4096)
+    try:
+        attach = (
+            "import sys, pathlib, signal; from multiprocessing import shared_memory;"
+            f"block = shared_memory.SharedMemory({ours.name!r});"
+            f"pathlib.Path({str(tmp_path / 'name')!r}).write_text('x'); signal.pause()"
+        )
+        child = start(f'exec {sys.executable} -c "{attach}"')
+        wait_until(lambda: (tmp_path / "name").exists(), LIMIT_S, "attached")
+        assert f"/dev/shm/{ours.name}" in guardian.shared_memory(os.getpid())
+        guardian.remove_shared_memory({f"/dev/shm/{ours.name}"})
+        assert Path(f"/dev/shm/{ours.name}").exists()
+        send(child, b"k")
+        child.wait(LIMIT_S)
+    finally:
+        ours.close()
+        with contextlib.suppress(FileNotFoundError):
+            ours.unlink()
+
+
+def test_engine_dumps_no_core_and_is_the_first_to_go_when_memory_is_short(
+    start: Start, tmp_path: Path
+) -> None:
+    child = start(
+        f"(ulimit -S -c; cat /proc/self/oom_score_adj; ulimit -S -n; ulimit -H -n) > {tmp_path}/all"
+    )
+    assert child.wait(LIMIT_S) == 0
+    core, score, files, most = (tmp_path / "all").read_text().split()
+    assert core == "0"
+    assert int(score) >= 500
+    assert files == most
 
 
 def test_guardian_needs_nothing_but_the_standard_library() -> None:

@@ -1,0 +1,101 @@
+"""Starts engines on this machine: record, cgroup, launcher or plain, guardian."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from appliance.engine.cgroup import EngineCgroups
+from appliance.engine.command import EngineSpec, build_argv, build_env
+from appliance.engine.environments import EnvironmentRecord
+from appliance.engine.logs import EngineLog
+from appliance.engine.process import EngineProcess
+from appliance.engine.proctree import boot_id
+from appliance.engine.records import EngineRecord, argv_digest, remove_record, write_record
+from appliance.engine.warm_launcher import WarmLauncher
+from appliance.engine.warm_launchers import WarmLaunchers
+
+logger = logging.getLogger(__name__)
+
+
+class EngineSpawner:
+    """All that engines are started with; `records` is the directory of identity records."""
+
+    def __init__(self, records: Path, launchers: WarmLaunchers, cgroups: EngineCgroups) -> None:
+        self._records = records
+        self._launchers = launchers
+        self._cgroups = cgroups
+        self._written: dict[str, EngineRecord] = {}
+
+    async def spawn(
+        self,
+        spec: EngineSpec,
+        environment: EnvironmentRecord,
+        devices: list[str],
+        *,
+        log: EngineLog,
+        on_lines: Callable[[int, list[str]], None],
+        grace_s: float,
+    ) -> EngineProcess:
+        """Start an engine; its record is written before and completed after. Raises OSError."""
+        argv = build_argv(spec, environment)
+        cgroup = await asyncio.to_thread(self._cgroups.create, spec.engine_id)
+        record = EngineRecord(
+            id=spec.engine_id,
+            model=spec.model,
+            argv_digest=argv_digest(argv),
+            devices=devices,
+            socket=str(spec.socket),
+            boot_id=boot_id(),
+            created_at=datetime.now(UTC),
+            cgroup=None if cgroup is None else str(cgroup),
+        )
+        await self._write(record)
+        process = await EngineProcess.spawn(
+            argv,
+            build_env(spec, environment, os.environ),
+            spec.cache,
+            engine_id=spec.engine_id,
+            log=log,
+            on_lines=on_lines,
+            grace_s=grace_s,
+            cgroup=cgroup,
+            launcher=await self._launcher(spec, environment),
+            launch_words=len(environment.launch),
+        )
+        await self._write(
+            msgspec.structs.replace(record, pid=process.pid, start_ticks=process.start_ticks)
+        )
+        return process
+
+    async def note_shared_memory(self, engine_id: str, process: EngineProcess) -> None:
+        """Remember files in /dev/shm that a later start would have to remove. Raises OSError."""
+        names = await asyncio.to_thread(process.note_shared_memory)
+        if names:
+            record = self._written[engine_id]
+            await self._write(msgspec.structs.replace(record, shared_memory=sorted(names)))
+
+    async def forget(self, engine_id: str) -> None:
+        """Nothing of the engine is left."""
+        self._written.pop(engine_id, None)
+        try:
+            await asyncio.to_thread(remove_record, self._records, engine_id)
+        except OSError as error:
+            # The next start sweeps it.
+            logger.warning("engine.record_left engine=%s error=%s", engine_id, error)
+
+    async def _write(self, record: EngineRecord) -> None:
+        self._written[record.id] = record
+        await asyncio.to_thread(write_record, self._records, record)
+
+    async def _launcher(
+        self, spec: EngineSpec, environment: EnvironmentRecord
+    ) -> WarmLauncher | None:
+        """Variables of a model's own may have been read when vLLM was imported."""
+        if spec.settings.env:
+            return None
+        return await self._launchers.find(environment, spec.device_kind, spec.cache)
