@@ -338,7 +338,20 @@ def reasons_against_forking() -> list[str]:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         reasons.append("CUDA is initialised")
+    if torch is not None and not reasons and _is_fork_bad(torch):
+        reasons.append("CUDA could not be used in a fork")
     return reasons
+
+
+def _is_fork_bad(torch: Any) -> bool:
+    """Ask in a child: torch refuses CUDA there after more calls than `is_initialized` knows of."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(int(bool(torch.cuda._is_in_bad_fork())))
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != 0
 
 
 def _imports(module: str) -> bool:

@@ -1,0 +1,153 @@
+"""The launcher's care, with a Python that imports nothing big."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from appliance.engine import warm_launchers
+from appliance.engine.environments import EnvironmentRecord, packages_stamp
+from appliance.engine.warm_launcher import LauncherError, WarmLauncher
+from appliance.engine.warm_launchers import WarmLaunchers
+from appliance.protocol.devices import DeviceKind
+from appliance.protocol.launchers import LauncherState
+from appliance.protocol.system import WarmOutcome, WarmStart
+
+LIMIT_S = 20.0
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not condition():  # noqa: ASYNC110 - nothing tells when it is so
+            await asyncio.sleep(0.01)
+
+
+def record(python: str = sys.executable) -> EnvironmentRecord:
+    return EnvironmentRecord(
+        name="cpu-test",
+        platform="cpu",
+        vllm_version="0.32.0",
+        torch_version="2",
+        python_version="3.11",
+        launch=[python, "-m", "vllm.entrypoints.openai.api_server"],
+        flags=[],
+        size_bytes=1,
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        has_sleep_mode=False,
+    )
+
+
+@pytest.fixture
+async def launcher() -> AsyncIterator[WarmLauncher]:
+    made = WarmLauncher(record(), ["json"])
+    made.begin(dict(os.environ))
+    await until(lambda: made.is_warm)
+    yield made
+    await made.stop()
+
+
+async def test_a_launcher_that_dies_is_started_again(launcher: WarmLauncher) -> None:
+    first = launcher.view()
+    assert first.state is LauncherState.WARM
+    assert first.pid is not None
+    os.kill(first.pid, signal.SIGKILL)
+    await until(lambda: launcher.view().pid not in {None, first.pid} and launcher.is_warm)
+    assert "status -9" in launcher.view().problem or launcher.view().problem == ""
+
+
+async def test_a_launcher_that_does_not_answer_is_replaced(
+    launcher: WarmLauncher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.engine.warm_launcher._FORK_S", 0.2)
+    pid = launcher.view().pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    with pytest.raises(LauncherError):
+        await launcher.launch([], {}, tmp_path, log=1, grace_s=1.0)
+    await until(lambda: launcher.view().pid not in {None, pid} and launcher.is_warm)
+
+
+async def test_its_memory_is_known(launcher: WarmLauncher) -> None:
+    launcher.measure()
+    assert launcher.view().memory_bytes > 1 << 20
+    await launcher.stop()
+    launcher.measure()
+    assert launcher.view().memory_bytes == 0
+
+
+async def test_one_that_cannot_start_is_given_up_and_engines_start_plainly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.engine.warm_launcher._FIRST_PAUSE_S", 0.0)
+    changes: list[LauncherState] = []
+    launcher = WarmLauncher(
+        record(str(tmp_path / "none")), [], on_change=lambda: changes.append(launcher.view().state)
+    )
+    launcher.begin({})
+    with pytest.raises(LauncherError):
+        await launcher.launch([], {}, tmp_path, log=1, grace_s=1.0)
+    await until(lambda: changes.count(LauncherState.FAILED) == 5)
+    assert "did not start" in launcher.view().problem
+    await launcher.stop()
+
+
+def checked(environment: EnvironmentRecord, outcome: WarmOutcome) -> EnvironmentRecord:
+    stamp = packages_stamp(environment.directory)
+    check = WarmStart(outcome=outcome, checked_at=datetime(2026, 1, 1, tzinfo=UTC), packages=stamp)
+    return msgspec.structs.replace(environment, warm_start=check)
+
+
+@pytest.fixture
+async def launchers(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WarmLaunchers]:
+    monkeypatch.setattr(warm_launchers, "preload_modules", lambda _: ["json"])
+    made = WarmLaunchers(is_enabled=True, on_change=lambda: None)
+    yield made
+    await made.stop()
+
+
+def environment_in(directory: Path) -> EnvironmentRecord:
+    """An environment whose packages this test may change."""
+    (directory / "bin").mkdir()
+    python = directory / "bin/python"
+    python.symlink_to(sys.executable)
+    package = directory / "lib/python3.11/site-packages/thing-1.dist-info"
+    package.mkdir(parents=True)
+    (package / "RECORD").write_text("thing.py,,\n")
+    return record(str(python))
+
+
+async def test_only_what_was_checked_is_forked(launchers: WarmLaunchers, tmp_path: Path) -> None:
+    environment = environment_in(tmp_path)
+    assert await launchers.find(environment, DeviceKind.CPU, tmp_path) is None
+    differs = checked(environment, WarmOutcome.DIFFERS)
+    assert await launchers.find(differs, DeviceKind.CPU, tmp_path) is None
+    same = checked(environment, WarmOutcome.SAME)
+    assert await launchers.find(same, DeviceKind.CPU, tmp_path) is not None
+    off = WarmLaunchers(is_enabled=False, on_change=lambda: None)
+    assert await off.find(same, DeviceKind.CPU, tmp_path) is None
+
+
+async def test_a_launcher_goes_when_its_packages_change(
+    launchers: WarmLaunchers, tmp_path: Path
+) -> None:
+    environment = checked(environment_in(tmp_path), WarmOutcome.SAME)
+    first = await launchers.find(environment, DeviceKind.CPU, tmp_path)
+    assert first is not None
+    assert await launchers.find(environment, DeviceKind.CPU, tmp_path) is first
+    await until(lambda: first.is_warm)
+    metadata = tmp_path / "lib/python3.11/site-packages/thing-1.dist-info/RECORD"
+    metadata.write_text("thing.py,,\nmore.py,,\n")
+    # The check was of other packages, so starts are plain until it is repeated.
+    assert await launchers.find(environment, DeviceKind.CPU, tmp_path) is None
+    await until(lambda: not first.is_warm)
+    assert launchers.views() == []
+    again = checked(environment, WarmOutcome.SAME)
+    second = await launchers.find(again, DeviceKind.CPU, tmp_path)
+    assert second is not None
+    assert second is not first
