@@ -1,14 +1,19 @@
-"""`appliance engine`: install, list, choose and remove engine environments. Needs no server."""
+"""`appliance engine`: install, list, check, choose and remove engine environments.
+
+Needs no server.
+"""
 
 import argparse
 import signal
 import sys
+from collections.abc import Callable
 
 import msgspec
 
 from appliance.config.paths import find_paths
-from appliance.engine.environments import EnvironmentStore
-from appliance.engine.installer import DEFAULT_NAMES, install
+from appliance.engine.environments import EnvironmentRecord, EnvironmentStore
+from appliance.engine.installer import DEFAULT_NAMES, check, install
+from appliance.engine.warm_check import describe, is_prepared
 from appliance.units import format_size
 
 
@@ -20,6 +25,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     listing = verbs.add_parser("list", help="list the environments")
     listing.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="as JSON")
     listing.set_defaults(func=_list)
+    checking = verbs.add_parser(
+        "check",
+        help="check warm starts of an environment again",
+        description="Start a tiny model in the plain way and forked from a process that has "
+        "imported vLLM. Only if the answers are identical will engines be forked. Takes a minute.",
+    )
+    checking.add_argument("name", nargs="?", metavar="NAME", help="default: the one in use")
+    checking.set_defaults(func=_check)
     for name, help_text, function in (
         ("use", "choose the environment of models that name none", _use),
         ("remove", "delete an environment", _remove),
@@ -48,6 +61,9 @@ def _add_install(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     verb.add_argument(
         "--if-missing", action="store_true", help="do nothing if an environment is in use"
     )
+    verb.add_argument(
+        "--no-check", action="store_true", help="do not check warm starts: starts stay plain"
+    )
     verb.set_defaults(func=_install, platform="auto")
 
 
@@ -56,15 +72,36 @@ def _store() -> EnvironmentStore:
 
 
 def _install(args: argparse.Namespace) -> int:
-    store = _store()
+    store, cache = _store(), find_paths().cache
     if args.if_missing and any(record.name == store.in_use() for record in store.records()):
         record = store.get()
         _report(f"{record.name} is in use: vLLM {record.vllm_version}")
-        return 0
-    # So that pip ends with us when a service manager or `kill` ends us.
+        if args.no_check or is_prepared(record, cache):
+            return 0
+        return _interruptible(lambda: check(store, record.name, cache=cache, report=_report))
+    return _interruptible(
+        lambda: install(
+            store,
+            platform=args.platform,
+            name=args.name,
+            cache=None if args.no_check else cache,
+            report=_report,
+        )
+    )
+
+
+def _check(args: argparse.Namespace) -> int:
+    cache = find_paths().cache
+    return _interruptible(
+        lambda: check(_store(), args.name, cache=cache, again=True, report=_report)
+    )
+
+
+def _interruptible(work: Callable[[], EnvironmentRecord]) -> int:
+    # So that pip and engines end with us when a service manager or `kill` ends us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        install(store, platform=args.platform, name=args.name, report=_report)
+        work()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
@@ -83,7 +120,8 @@ def _list(args: argparse.Namespace) -> int:
         mark = "*" if view.in_use else " "
         print(
             f"{mark} {view.name:<20} vLLM {view.vllm_version:<10} {view.platform:<5} "
-            f"Python {view.python_version:<8} {format_size(view.size_bytes):>9}"
+            f"Python {view.python_version:<8} {format_size(view.size_bytes):>9}  "
+            f"{describe(view.warm_start)}"
         )
     for name in store.unfinished():
         print(f"  {name:<20} not complete; go on: appliance engine install {name}")

@@ -1,5 +1,6 @@
 """Makes engine environments: a venv, exact packages, compiled files, a probe, then the manifest.
 
+Afterwards warm starts are checked, which is no part of the installation: it cannot fail for that.
 Every step can be repeated, so an interrupted installation goes on when it is started again.
 """
 
@@ -18,6 +19,7 @@ from appliance.engine import preflight
 from appliance.engine.environments import EnvironmentRecord, EnvironmentStore
 from appliance.engine.pip_run import Report, run_pip
 from appliance.engine.probe import ProbeResult, probe
+from appliance.engine.warm_check import prepare_starts
 from appliance.errors import EngineEnvironmentError
 from appliance.units import format_size
 
@@ -44,11 +46,17 @@ def read_requirements(path: Path) -> list[str]:
 
 
 def install(
-    store: EnvironmentStore, *, platform: str, name: str | None = None, report: Report
+    store: EnvironmentStore,
+    *,
+    platform: str,
+    name: str | None = None,
+    cache: Path | None = None,
+    report: Report,
 ) -> EnvironmentRecord:
     """Make the environment, or finish it; raises EngineEnvironmentError.
 
     `platform` is `auto`, `cpu` or `cuda`. A complete environment of that name stays as it is.
+    `cache` is where its engines keep what they find out; without one, warm starts are not checked.
     """
     chosen = preflight.choose_platform(platform)
     wanted = DEFAULT_NAMES[chosen] if name is None else name
@@ -56,19 +64,48 @@ def install(
     python = Path(sys.executable).resolve()
     store.root.mkdir(parents=True, exist_ok=True)
     with _only_one(store.root / ".install.lock", report) as lock_fd:
-        for record in store.records():
-            if record.name == wanted:
-                report(f"{wanted} is installed already")
-                return record
-        _check(directory, chosen, python)
-        _make_venv(directory, python, report)
-        _install_packages(directory, chosen, report, lock_fd)
-        _compile(directory, report)
-        report("asking vLLM what it can do")
-        result = probe(directory / "bin" / "python")
-        record = _make_record(directory, wanted, chosen, result)
-        store.add(record)
-    report(f"{wanted} is ready: vLLM {record.vllm_version}, {format_size(record.size_bytes)}")
+        record = next((each for each in store.records() if each.name == wanted), None)
+        if record is None:
+            record = _make(store, directory, chosen, python, report, lock_fd)
+        else:
+            report(f"{wanted} is installed already")
+        if cache is not None:
+            record = prepare_starts(store, record, cache=cache, report=report)
+    return record
+
+
+def check(
+    store: EnvironmentStore,
+    name: str | None = None,
+    *,
+    cache: Path,
+    again: bool = False,
+    report: Report,
+) -> EnvironmentRecord:
+    """Check warm starts of an environment if that was not done; raises EngineEnvironmentError."""
+    wanted = store.get(name).name
+    with _only_one(store.root / ".install.lock", report):
+        return prepare_starts(store, store.get(wanted), cache=cache, again=again, report=report)
+
+
+def _make(
+    store: EnvironmentStore,
+    directory: Path,
+    platform: str,
+    python: Path,
+    report: Report,
+    lock_fd: int,
+) -> EnvironmentRecord:
+    _check_machine(directory, platform, python)
+    _make_venv(directory, python, report)
+    _install_packages(directory, platform, report, lock_fd)
+    _compile(directory, report)
+    report("asking vLLM what it can do")
+    result = probe(directory / "bin" / "python")
+    record = _make_record(directory, directory.name, platform, result)
+    store.add(record)
+    size = format_size(record.size_bytes)
+    report(f"{record.name} is ready: vLLM {record.vllm_version}, {size}")
     return record
 
 
@@ -84,7 +121,7 @@ def _only_one(path: Path, report: Report) -> Iterator[int]:
         yield file.fileno()
 
 
-def _check(directory: Path, platform: str, python: Path) -> None:
+def _check_machine(directory: Path, platform: str, python: Path) -> None:
     preflight.check_python()
     preflight.check_venv(python)
     if platform == "cpu":

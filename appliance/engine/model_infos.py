@@ -16,7 +16,7 @@ _TIMEOUT_S = 600.0
 
 
 def has_model_infos(record: EnvironmentRecord, cache: Path) -> bool:
-    """Whether `inspect_models` has run for this environment and cache."""
+    """Whether `inspect_models` has run for this environment and cache, with whatever success."""
     return _marker(record, cache).exists()
 
 
@@ -36,13 +36,12 @@ def inspect_models(record: EnvironmentRecord, cache: Path) -> int:
         )
     except (OSError, subprocess.TimeoutExpired):
         return 0
-    lines = done.stdout.split()
-    if done.returncode != 0 or not lines or not lines[-1].isdigit():
-        return 0
     marker = _marker(record, cache)
     marker.parent.mkdir(parents=True, exist_ok=True)
     marker.touch()
-    return int(lines[-1])
+    lines = done.stdout.split()
+    is_number = bool(lines) and lines[-1].isdigit()
+    return int(lines[-1]) if done.returncode == 0 and is_number else 0
 
 
 def _marker(record: EnvironmentRecord, cache: Path) -> Path:

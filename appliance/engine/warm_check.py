@@ -48,6 +48,11 @@ class _Device:
     total_bytes: int = 0
 
 
+def is_prepared(environment: EnvironmentRecord, cache: Path) -> bool:
+    """Whether `prepare_starts` has nothing to do."""
+    return has_model_infos(environment, cache) and not needs_check(environment)
+
+
 def needs_check(environment: EnvironmentRecord) -> bool:
     """Whether there is no check that holds; one for which something was missing is tried again."""
     check = environment.warm_start
@@ -57,15 +62,22 @@ def needs_check(environment: EnvironmentRecord) -> bool:
 
 
 def prepare_starts(
-    store: EnvironmentStore, environment: EnvironmentRecord, *, cache: Path, report: Report
+    store: EnvironmentStore,
+    environment: EnvironmentRecord,
+    *,
+    cache: Path,
+    again: bool = False,
+    report: Report,
 ) -> EnvironmentRecord:
     """Have vLLM inspect its architectures, check warm starts, note it in the manifest.
 
-    No failure: without a good outcome starts are plain.
+    Each where it was not done before. No failure: without a good outcome starts are plain.
     """
     if not has_model_infos(environment, cache):
         report("having vLLM look at all of its architectures, so that no first start has to")
         inspect_models(environment, cache)
+    if not (again or needs_check(environment)):
+        return environment
     check = check_warm_start(environment, cache=cache, report=report)
     report(f"{environment.name}: {describe(check)}")
     return store.note_warm_start(environment.name, check)
