@@ -55,7 +55,11 @@ def fields(node: ast.ClassDef) -> list[tuple[str, str, str]]:
             continue
         if not (isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)):
             raise SystemExit(f"{SETTINGS.name}: {field.target.id} has no description")
-        default = ast.literal_eval(field.value) if field.value is not None else None
+        default = None
+        if isinstance(field.value, ast.Attribute):
+            default = field.value.attr.lower()
+        elif field.value is not None:
+            default = ast.literal_eval(field.value)
         shown = (
             ""
             if default in (None, [])

@@ -20,7 +20,7 @@ from appliance.units import parse_duration, parse_size
 
 _PREFIX = "APPLIANCE_"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
-_SIZE_KEYS = {"max_body", "cpu_memory", "reserve", "memory"}
+_SIZE_KEYS = {"max_body", "cpu_memory", "log_size", "reserve", "memory"}
 _DURATION_KEYS = {
     "drain_timeout", "drain_limit", "frozen_timeout", "hang_timeout", "heartbeat", "idle_timeout",
     "max_wait", "min_loaded", "queue_timeout", "stall_timeout", "stop_timeout", "retry_first",

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from appliance.protocol.devices import DeviceSource
-from appliance.units import parse_duration, parse_size
+from appliance.units import MIB, parse_duration, parse_size
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -130,7 +130,9 @@ class EngineSettings(_Section, frozen=True, kw_only=True):
     max_attempts: Positive = 5
     """Failed loads in a row after which only a person starts the model again."""
     keep_logs: Positive = 5
-    """Log files kept for each model."""
+    """Logs kept for each model, one for each time that it was loaded."""
+    log_size: str | int = "256MiB"
+    """What one log may take on disk, 1MiB at least; its beginning and its newest lines stay."""
 
     @property
     def stall_timeout_s(self) -> float:
@@ -161,6 +163,11 @@ class EngineSettings(_Section, frozen=True, kw_only=True):
     def retry_most_s(self) -> float:
         """Seconds."""
         return parse_duration(self.retry_most)
+
+    @property
+    def log_size_bytes(self) -> int:
+        """Bytes."""
+        return max(parse_size(self.log_size), MIB)
 
 
 class SimulatedDevice(_Section, frozen=True, kw_only=True):
