@@ -11,18 +11,24 @@ from litestar.response import Stream
 
 from appliance.api.guards import admin_guard
 from appliance.engine.environments import EnvironmentStore
+from appliance.engine.log_search import LogFilter
 from appliance.engine.logs import EngineLog
 from appliance.engine.supervisor import EngineSupervisor
 from appliance.errors import InvalidRequestError, NotFoundError
-from appliance.protocol.engines import Engine, LogWindow
+from appliance.protocol.engines import Engine, LogLevel, LogMatches, LogWindow
 from appliance.protocol.system import EngineEnvironment
 from appliance.slots.board import SlotBoard
+from appliance.units import MIB
 
 _HEARTBEAT_S = 5.0
+_HEARTBEAT = b": heartbeat\n\n"
 _MOST_LINES = 10_000
+# What a follower gets at once.
+_PAGE_BYTES = MIB
 _ACTION = "/logs"
 
 Lines = Annotated[int, QueryParameter(ge=0, le=_MOST_LINES)]
+Line = Annotated[int | None, QueryParameter(ge=1)]
 
 
 class EngineController(Controller):
@@ -44,27 +50,38 @@ class EngineController(Controller):
         board: SlotBoard,
         tail: Annotated[int | None, QueryParameter(ge=0, le=_MOST_LINES)] = None,
         first: Annotated[int | None, QueryParameter(name="from", ge=1)] = None,
+        before: Line = None,
         n: Lines = 200,
+        grep: Annotated[str, QueryParameter(max_length=1000)] = "",
+        level: LogLevel | None = None,
         follow: bool = False,
-    ) -> Response[Engine] | Response[LogWindow] | Stream:
-        """`/{engine}`, or `/{engine}/logs` with `tail=` or `from=` and `n=`, and `follow=true`."""
+    ) -> Response[Engine] | Response[LogWindow] | Response[LogMatches] | Stream:
+        """`/{engine}`, or `/{engine}/logs` with `tail=` or `from=` and `n=`, and `follow=true`.
+
+        `before=` takes the lines before that one instead of the newest. With `grep=` or `level=`
+        the answer holds matching lines only; it comes soon and says how far it looked.
+        """
         ref = path.strip("/")
         if not ref.endswith(_ACTION):
             return Response(_find(board, ref).view())
         log = _find(board, ref.removesuffix(_ACTION)).log
-        if first is not None and tail is not None:
-            raise InvalidRequestError("`from` and `tail` exclude each other.", param="tail")
+        if first is not None and (tail is not None or before is not None):
+            raise InvalidRequestError("`from` excludes `tail` and `before`.", param="from")
+        if "\n" in grep or "\r" in grep:
+            raise InvalidRequestError("`grep` is text within one line.", param="grep")
         count = n if tail is None else tail
+        if grep or level is not None:
+            keep = LogFilter(grep, level)
+            matches = await asyncio.to_thread(
+                lambda: log.search_back(keep, count, before)
+                if first is None
+                else log.search(keep, first, count)
+            )
+            return _stream(_follow_matches(log, keep, matches)) if follow else Response(matches)
         window = await asyncio.to_thread(
-            lambda: log.last(count) if first is None else log.window(first, count)
+            lambda: log.last(count, before) if first is None else log.window(first, count)
         )
-        if not follow:
-            return Response(window)
-        return Stream(
-            _follow(log, window),
-            media_type="text/event-stream",
-            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-        )
+        return _stream(_follow(log, window)) if follow else Response(window)
 
 
 @get("/admin/v1/engine-envs", guards=[admin_guard], tags=["engines"], operation_id="listEngineEnvs")
@@ -87,20 +104,30 @@ def _find(board: SlotBoard, ref: str) -> EngineSupervisor:
     return supervisor
 
 
+def _stream(messages: AsyncIterator[bytes]) -> Stream:
+    return Stream(
+        messages,
+        media_type="text/event-stream",
+        headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
+    )
+
+
 async def _follow(log: EngineLog, window: LogWindow) -> AsyncIterator[bytes]:
     # Subscribed before the file is read, so nothing falls between the two.
     tail = log.tail()
     try:
         yield _message(window)
         next_line = window.first_line + len(window.lines)
-        while (more := await asyncio.to_thread(log.window, next_line, _MOST_LINES)).lines:
+        while (
+            more := await asyncio.to_thread(log.window, next_line, _MOST_LINES, _PAGE_BYTES)
+        ).lines:
             yield _message(more)
             next_line = more.first_line + len(more.lines)
         tail.begin_at(next_line)
         while True:
             batch = await tail.batch(_HEARTBEAT_S)
             if batch is None:
-                yield b": heartbeat\n\n"
+                yield _HEARTBEAT
                 continue
             first, lines, skipped = batch
             yield _message(
@@ -119,5 +146,28 @@ async def _follow(log: EngineLog, window: LogWindow) -> AsyncIterator[bytes]:
         log.untail(tail)
 
 
-def _message(window: LogWindow) -> bytes:
+async def _follow_matches(
+    log: EngineLog, keep: LogFilter, matches: LogMatches
+) -> AsyncIterator[bytes]:
+    """First the matches that were asked for, then all that follow on them."""
+    tail = log.tail_matches(keep)
+    try:
+        yield _message(matches)
+        is_at_end = False
+        while not is_at_end:
+            matches = await asyncio.to_thread(log.search, keep, matches.scanned_to, _MOST_LINES)
+            is_at_end = matches.is_complete
+            # Nothing found is worth a message too: it says how far it looked.
+            yield _message(matches)
+        tail.begin_at(matches.scanned_to)
+        while True:
+            batch = await tail.batch(_HEARTBEAT_S)
+            yield _HEARTBEAT if batch is None else _message(log.matches(batch))
+    except StopAsyncIteration:
+        return
+    finally:
+        log.untail(tail)
+
+
+def _message(window: LogWindow | LogMatches) -> bytes:
     return b"data: %b\n\n" % msgspec.json.encode(window)

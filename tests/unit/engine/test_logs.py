@@ -6,13 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.engine.logs import EngineLog, LogTail, start_pump
+from appliance.engine.log_handover import Handover
+from appliance.engine.log_tail import LogTail
+from appliance.engine.logs import EngineLog, remove_log, start_pump
+from tests.support.wait import wait_until_async
 
 
 def log_with(directory: Path, count: int) -> EngineLog:
     log = EngineLog(directory / "engine.log", "eng_1", "m")
-    with log.file.open("ab") as output:
-        log.append(output, [f"line {number}".encode() for number in range(1, count + 1)])
+    log.append([line.encode() for line in lines(1, count)])
+    log.end_writing()
     return log
 
 
@@ -22,25 +25,26 @@ def lines(first: int, last: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def long_log(tmp_path_factory: pytest.TempPathFactory) -> EngineLog:
-    return log_with(tmp_path_factory.mktemp("log"), 200)
+    return log_with(tmp_path_factory.mktemp("log"), 3000)
 
 
-# The index holds the place of each 64th line.
-@pytest.mark.parametrize("first", [1, 2, 63, 64, 65, 127, 128, 129, 192, 193, 200])
-@pytest.mark.parametrize("count", [1, 2, 64, 130])
+# The index holds the place of each 1024th short line.
+@pytest.mark.parametrize("first", [1, 2, 1023, 1024, 1025, 2047, 2048, 2049, 2050, 2999, 3000])
+@pytest.mark.parametrize("count", [1, 2, 1024, 2100])
 def test_window_across_the_index(long_log: EngineLog, first: int, count: int) -> None:
     window = long_log.window(first, count)
     assert window.first_line == first
-    assert window.lines == lines(first, min(first + count - 1, 200))
-    assert window.total_lines == 200
+    assert window.lines == lines(first, min(first + count - 1, 3000))
+    assert window.total_lines == 3000
+    assert window.skipped == 0
     assert (window.engine_id, window.model) == ("eng_1", "m")
 
 
 @pytest.mark.parametrize(
     ("first", "count", "shown_from", "shown"),
     [
-        (201, 5, 201, []),
-        (999, 5, 201, []),
+        (3001, 5, 3001, []),
+        (9999, 5, 3001, []),
         (0, 2, 1, ["line 1", "line 2"]),
         (-50, 1, 1, ["line 1"]),
         (10, 0, 10, []),
@@ -53,11 +57,20 @@ def test_window_beyond_the_log(
     assert (window.first_line, window.lines) == (shown_from, shown)
 
 
-@pytest.mark.parametrize(("count", "first"), [(1, 200), (64, 137), (72, 129), (73, 128), (999, 1)])
+@pytest.mark.parametrize(("count", "first"), [(1, 3000), (952, 2049), (953, 2048), (9999, 1)])
 def test_last_lines(long_log: EngineLog, count: int, first: int) -> None:
     window = long_log.last(count)
-    assert window.lines == lines(first, 200)
+    assert window.lines == lines(first, 3000)
     assert window.first_line == first
+
+
+@pytest.mark.parametrize(
+    ("before", "shown"),
+    [(1, (1, 0)), (2, (1, 1)), (1026, (1024, 1025)), (3001, (2999, 3000)), (9999, (2999, 3000))],
+)
+def test_last_lines_before_a_line(long_log: EngineLog, before: int, shown: tuple[int, int]) -> None:
+    window = long_log.last(2, before)
+    assert (window.first_line, window.lines) == (shown[0], lines(*shown))
 
 
 def test_empty_log_has_no_lines(tmp_path: Path) -> None:
@@ -73,19 +86,19 @@ def test_lines_appended_bit_by_bit_are_found(
 ) -> None:
     log = EngineLog(tmp_path_factory.mktemp("log") / "engine.log", "eng_1", "m")
     written: list[str] = []
-    with log.file.open("ab", buffering=65_536) as output:
-        for part in parts:
-            more = lines(len(written) + 1, len(written) + part)
-            assert log.append(output, [line.encode() for line in more]) == len(written) + 1
-            written += more
-            assert log.line_count == len(written)
-            assert log.window(first, 70).lines == written[first - 1 : first + 69]
+    for part in parts:
+        more = lines(len(written) + 1, len(written) + part)
+        assert log.append([line.encode() for line in more]) == len(written) + 1
+        written += more
+        assert log.line_count == len(written)
+        assert log.window(first, 70).lines == written[first - 1 : first + 69]
+    log.end_writing()
 
 
 def test_bytes_that_are_no_text_are_shown_as_such(tmp_path: Path) -> None:
     log = EngineLog(tmp_path / "engine.log", "eng_1", "m")
-    with log.file.open("ab") as output:
-        log.append(output, [b"ok \xff\xfe"])
+    log.append([b"ok \xff\xfe"])
+    log.end_writing()
     assert log.last(1).lines == ["ok ��"]
 
 
@@ -126,6 +139,22 @@ async def test_slow_tail_knows_what_it_dropped_when_lines_come_twice() -> None:
     assert shown == lines(502, 2501)
 
 
+async def test_slow_tail_holds_few_bytes() -> None:
+    tail = LogTail(1)
+    for number in range(1, 1001):
+        tail.put(number, ["x" * 16_384])
+    first, shown, skipped = await tail.batch(1.0) or (0, [], 0)
+    assert 50 < len(shown) <= 64
+    assert (first, skipped) == (1001 - len(shown), 1000 - len(shown))
+
+
+async def test_batch_of_a_tail_has_no_gap_inside() -> None:
+    tail = LogTail(1)
+    tail.put(1, lines(1, 3))
+    tail.put(6, lines(6, 7))
+    assert await tail.batch(1.0) == (6, lines(6, 7), 5)
+
+
 async def test_silence_is_no_batch() -> None:
     assert await LogTail(1).batch(0.001) is None
 
@@ -163,26 +192,45 @@ async def test_tail_that_was_handed_back_gets_nothing_more(tmp_path: Path) -> No
     assert await tail.batch(0.001) is None
 
 
-async def pump(directory: Path, writes: list[bytes]) -> tuple[EngineLog, list[tuple[int, str]]]:
-    """What comes of writes to the pipe: the log, and the numbered lines as they were delivered."""
-    log = EngineLog(directory / "engine.log", "eng_1", "m")
-    heard: list[tuple[int, str]] = []
+def test_removed_log_leaves_nothing(tmp_path: Path) -> None:
+    log = EngineLog(tmp_path / "m.eng_1.log", "eng_1", "m", limit_bytes=800)
+    log.append([line.encode() for line in lines(1, 60)])
+    log.end_writing()
+    others = [tmp_path / "m.eng_1.log.old", tmp_path / "m.eng_11.log", tmp_path / "m.eng_11.log.1"]
+    for other in others:
+        other.touch()
+    assert len(list(tmp_path.iterdir())) > 5
+    remove_log(log.file)
+    remove_log(log.file)
+    assert sorted(tmp_path.iterdir()) == sorted(others)
 
-    def on_lines(first: int, more: list[str]) -> None:
-        heard.extend(enumerate(more, first))
 
+class Heard:
+    """What came of writes to the pipe of a pump."""
+
+    def __init__(self, directory: Path) -> None:
+        self.log = EngineLog(directory / "engine.log", "eng_1", "m")
+        self.lines: list[tuple[int, str]] = []
+        self.updates: list[str] = []
+
+    def take(self, first: int, more: list[str]) -> None:
+        self.lines.extend(enumerate(more, first))
+
+
+async def pump(directory: Path, writes: list[bytes]) -> Heard:
+    heard = Heard(directory)
     read_end, write_end = os.pipe()
-    thread = start_pump(read_end, log, asyncio.get_running_loop(), on_lines)
+    loop = asyncio.get_running_loop()
+    thread = start_pump(read_end, heard.log, loop, heard.take, on_update=heard.updates.append)
     for data in writes:
         await asyncio.to_thread(os.write, write_end, data)
     os.close(write_end)
     await asyncio.to_thread(thread.join, 5.0)
     assert not thread.is_alive()
-    # What the thread left for the loop.
-    await asyncio.sleep(0)
+    # What the thread left for the loop came before the end of the join.
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(read_end)
-    return log, heard
+    return heard
 
 
 @pytest.mark.parametrize(
@@ -193,11 +241,8 @@ async def pump(directory: Path, writes: list[bytes]) -> tuple[EngineLog, list[tu
         ([b"o", b"ne\ntw", b"o\n"], ["one", "two"]),
         ([b"one\ntwo"], ["one", "two"]),
         ([b"one\r\n\n  \ntwo\n"], ["one", "two"]),
-        (
-            [b" 10%|#   \r 50%|##  \r100%|####\ndone\n"],
-            [" 10%|#   ", " 50%|##  ", "100%|####", "done"],
-        ),
-        ([b" 10%\r", b" 50%"], [" 10%", " 50%"]),
+        ([b" 10%|#   \r 50%|##  \r100%|####\ndone\n"], ["100%|####", "done"]),
+        ([b" 10%\r", b" 50%"], [" 50%"]),
         (["grün\n".encode()[:3], "grün\n".encode()[3:]], ["grün"]),
         ([b"x" * 20_000 + b"\nafter\n"], ["x" * 16_384, "after"]),
     ],
@@ -205,15 +250,55 @@ async def pump(directory: Path, writes: list[bytes]) -> tuple[EngineLog, list[tu
 async def test_pump_makes_lines_of_what_the_engine_writes(
     tmp_path: Path, writes: list[bytes], expected: list[str]
 ) -> None:
-    log, heard = await pump(tmp_path, writes)
-    assert [line for _, line in heard] == expected
-    assert [number for number, _ in heard] == list(range(1, len(expected) + 1))
-    assert log.last(100).lines == expected
+    heard = await pump(tmp_path, writes)
+    assert [line for _, line in heard.lines] == expected
+    assert [number for number, _ in heard.lines] == list(range(1, len(expected) + 1))
+    assert heard.log.last(100).lines == expected
 
 
 async def test_pump_takes_a_flood_without_losing_a_line(tmp_path: Path) -> None:
     text = "".join(f"line {number}\n" for number in range(1, 20_001)).encode()
-    log, heard = await pump(tmp_path, [text[at : at + 8192] for at in range(0, len(text), 8192)])
-    assert heard == list(enumerate(lines(1, 20_000), 1))
-    assert log.line_count == 20_000
-    assert log.window(12_345, 2).lines == lines(12_345, 12_346)
+    heard = await pump(tmp_path, [text[at : at + 8192] for at in range(0, len(text), 8192)])
+    assert heard.lines == list(enumerate(lines(1, 20_000), 1))
+    assert heard.log.line_count == 20_000
+    assert heard.log.window(12_345, 2).lines == lines(12_345, 12_346)
+
+
+async def test_bar_that_moves_is_heard_of_before_it_is_a_line(tmp_path: Path) -> None:
+    heard = Heard(tmp_path)
+    read_end, write_end = os.pipe()
+    loop = asyncio.get_running_loop()
+    thread = start_pump(read_end, heard.log, loop, heard.take, on_update=heard.updates.append)
+
+    async def is_heard(what: str) -> bool:
+        return what in heard.updates
+
+    for state in ("shards:  50% Completed | 1/2", "shards: 100% Completed | 2/2"):
+        os.write(write_end, b"\r" + state.encode())
+        await wait_until_async(lambda state=state: is_heard(state))  # type: ignore[misc]
+        assert heard.lines == []
+    os.close(write_end)
+    await asyncio.to_thread(thread.join, 5.0)
+    assert heard.lines == [(1, "shards: 100% Completed | 2/2")]
+
+
+async def test_what_the_loop_has_no_time_for_is_bounded() -> None:
+    heard: list[tuple[int, int]] = []
+    handover = Handover(
+        asyncio.get_running_loop(), lambda first, more: heard.append((first, len(more))), None
+    )
+    for number in range(1000):
+        handover.put(1 + number * 10, [b"x" * 1000] * 10, [])
+    handover.end()
+    await asyncio.sleep(0)
+    assert 400 < len(heard) < 430
+    assert heard[-1] == (9991, 10)
+    assert [first for first, _ in heard] == list(range(heard[0][0], 10_000, 10))
+
+
+def test_loop_that_has_ended_stops_nothing() -> None:
+    loop = asyncio.new_event_loop()
+    loop.close()
+    handover = Handover(loop, lambda first, more: None, None)
+    handover.put(1, [b"line"], [])
+    handover.end()
