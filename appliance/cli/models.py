@@ -124,6 +124,11 @@ def _show(args: argparse.Namespace) -> int:
     if model.failure is not None:
         rows["failure"] = model.failure.message
         rows["what to do"] = model.failure.hint
+    if model.first_failure is not None:
+        first = model.first_failure
+        rows["failed first"] = first.message
+        if first.engine_id is not None:
+            rows["its log"] = f"appliance logs {first.engine_id}"
     for name, value in rows.items():
         print(f"{name:<17}{safe(value)}")
     return 0

@@ -1,112 +1,122 @@
-"""Why an engine failed, read from its last lines. Pure."""
+"""Why an engine failed, read from its last lines, for a person. Pure."""
 
+import errno
 import re
+import signal
+from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
+from appliance.engine.failure_rules import (
+    AGAIN,
+    CONSEQUENCES,
+    LAST_WORDS,
+    LESS_MEMORY,
+    PLACES,
+    RULES,
+    SIGNALLED,
+    Rule,
+)
+from appliance.engine.tracebacks import Statement, statements
 from appliance.protocol.engines import Failure, FailureCause
 
 _Cause = FailureCause
-# The first pattern that matches a line decides. vLLM prints the root cause before the errors that
-# follow from it, so lines are read from the first one on.
-_PATTERNS: tuple[tuple[FailureCause, re.Pattern[str], str], ...] = (
-    (
-        _Cause.DISK_FULL,
-        re.compile(r"No space left on device"),
-        "Free some disk space, then load it again.",
-    ),
-    (
-        _Cause.OUT_OF_MEMORY,
-        re.compile(
-            r"out of memory|OutOfMemoryError|No available memory for the cache blocks"
-            r"|is larger than the available KV cache memory"
-            r"|larger than the maximum number of tokens that can be stored in KV cache"
-            r"|on startup is less than|allocation is less than requested memory"
-            r"|Cannot allocate memory|MemoryError",
-            re.IGNORECASE,
-        ),
-        "Use a shorter context, a smaller KV cache, or unload another model first.",
-    ),
-    (
-        _Cause.DRIVER,
-        re.compile(
-            r"CUDA driver version is insufficient|no CUDA-capable device|Driver/library version"
-            r"|CUDA driver initialization failed|NVML Shared Library Not Found"
-        ),
-        "Check the NVIDIA driver with `nvidia-smi`; after an upgrade a reboot is needed.",
-    ),
-    (
-        _Cause.UNSUPPORTED_MODEL,
-        re.compile(
-            r"Model architectures .* (are|is) not supported|has no vLLM implementation"
-            r"|does not recognize this architecture|Unknown quantization method"
-        ),
-        "Use a newer engine environment (`appliance engine install`) or another model.",
-    ),
-    (
-        _Cause.MISSING_FILES,
-        re.compile(
-            r"does not appear to have a file named|FileNotFoundError|No such file or directory"
-            r"|Cannot find any model weights|Error while deserializing header"
-        ),
-        "The checkpoint is incomplete; fetch it again.",
-    ),
-    (
-        _Cause.BAD_ARGUMENT,
-        re.compile(
-            r"error: (argument|unrecognized arguments|the following arguments|ambiguous option)"
-            r"|validation error for|Value error,|is not supported on current platform"
-            r"|Invalid value"
-        ),
-        "Correct the model's settings (extra arguments, context length, dtype).",
-    ),
+_ERROR_LINE = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|\.error)(?:: .+)?$")
+_ERROR_CLASS = re.compile(r"^(?:[A-Za-z_][\w.]*(?:Error|Exception|\.error): |Value error, )+")
+# What vLLM appends for programmers or as a list of all that it knows.
+_TAIL = re.compile(
+    r" \[type=\w+, input_value=.*| Supported architectures: .*| Must be one of \[.*"
+    r"| See https?://.*| Try increasing `gpu_memory_utilization`.*| Decrease --kv-cache-memory-.*"
 )
-_ERROR_LINE = re.compile(r"(?:^|\s)([A-Za-z_][\w.]*(?:Error|Exception|Interrupt)): (.+)")
-_GENERIC = ("Engine core initialization failed", "EngineDeadError", "Failed core proc")
-_PREFIX = re.compile(r"^\([A-Za-z_]+\d* pid=\d+\) ?(?:\w+ [\d-]+ [\d:]+ \[[^\]]+\] ?)?")
-# vLLM reports harmless limits with the word error.
-_HARMLESS = ("Found ulimit of", "DeprecationWarning", "FutureWarning")
-_CRASH_HINT = "Read the engine's log; loading it again may work."
+_LONGEST_MESSAGE = 500
+_LINES_BEFORE = 3
+_LINES_AFTER = 4
+_LINES_WITHOUT_CAUSE = 12
+_SIGKILL_STATUS = 128 + signal.SIGKILL
+_CRASH_HINT = (
+    "`appliance logs {model}` shows its log. It may be a passing fault: `appliance load {model}`"
+    " tries it again."
+)
+_KILLED_HINT = (
+    "The kernel reports no lack of memory, so somebody or something else ended it; "
+    + AGAIN.removeprefix("then ")
+    + "."
+)
+_OOM_KILLED_HINT = (
+    LESS_MEMORY + ". If the server runs in a container or a unit with a memory limit, raise that."
+)
+_SEEN_HINTS = {
+    _Cause.KILLED: _KILLED_HINT,
+    _Cause.STALLED: "If it is only slow (a network disk, a very large model), raise `stall_timeout`"
+    " in the table [engines] of the configuration. `appliance logs {model}` shows how far it came.",
+    _Cause.HUNG: "A fresh engine takes its place when it is wanted. If it hangs again,"
+    " `appliance logs {model}` shows its log; `frozen_timeout` and `hang_timeout` in the table"
+    " [engines] of the configuration say how long it may take.",
+}
+_BUS_ERROR_HINT = (
+    "Often /dev/shm or the disk under a mapped file is full (`df -h`); in a container give it more"
+    " with `--shm-size`."
+)
+
+
+class _Root(NamedTuple):
+    """The statement that says why."""
+
+    cause: FailureCause
+    statement: Statement
+    message: str
+    hint: str
 
 
 def classify(
-    lines: list[str], *, first_line: int, exit_status: int | None, at: datetime, attempts: int
+    lines: Sequence[str],
+    *,
+    first_line: int,
+    exit_status: int | None,
+    at: datetime,
+    attempts: int,
+    model: str = "MODEL",
+    oom_killed: bool = False,
 ) -> Failure:
-    """The cause by the last lines of the log; `first_line` is the number of `lines[0]`."""
-    found = _by_pattern(lines) or _by_error_line(lines)
-    if found is not None:
-        cause, index, hint = found
-        message = _clean(lines[index])
-        log_line: int | None = first_line + index
-    elif exit_status in {137, 139, 134, 135, 132}:
-        cause, message, hint = _by_signal(exit_status)
-        log_line = None
+    """The cause by the last lines of the log; `first_line` is the number of `lines[0]`.
+
+    `oom_killed`: while the engine ran, the kernel killed somebody for want of memory. That counts
+    only for an engine that ended by SIGKILL and whose log names nothing else.
+    """
+    said = statements(lines)
+    root = _root(said, model)
+    number = _signal(lines, exit_status)
+    was_killed = number == signal.SIGKILL or any("died unexpectedly" in line for line in lines)
+    if oom_killed and was_killed and (root is None or not _is_certain(root, said)):
+        root = None
+        cause, message, hint = _oom_killed()
+    elif root is not None:
+        cause, message, hint = root.cause, root.message, root.hint
     else:
-        cause, hint = _Cause.CRASHED, _CRASH_HINT
-        message = "The engine ended without saying why."
-        if exit_status:
-            message = f"The engine ended with status {exit_status} without saying why."
-        log_line = None
+        cause, message, hint = _by_end(number, exit_status)
     return Failure(
         cause=cause,
         message=message,
-        hint=hint,
+        hint=hint.replace("{model}", model),
         at=at,
         attempts=attempts,
-        log_line=log_line,
-        last_lines=[line for line in lines if line.strip()][-12:],
+        log_line=first_line + root.statement.line if root else None,
+        last_lines=_last_lines(said, root),
     )
 
 
-def seen_by_us(failure: Failure, cause: FailureCause, message: str) -> Failure:
-    """What the server saw itself beats what the log says."""
-    return msgspec.structs.replace(
-        failure,
-        cause=cause,
-        message=message,
-        hint="Read the engine's log; loading it again may work.",
-    )
+def seen_by_us(
+    failure: Failure, cause: FailureCause, message: str, model: str = "MODEL"
+) -> Failure:
+    """What the server saw itself beats what the log says; but the kernel knows better who killed
+    a process, and the lines of the log stay.
+    """
+    if cause is _Cause.KILLED and failure.cause is _Cause.OOM_KILLED:
+        return failure
+    hint = _SEEN_HINTS.get(cause, _CRASH_HINT).replace("{model}", model)
+    return msgspec.structs.replace(failure, cause=cause, message=message, hint=hint)
 
 
 def not_looked_after(error: Exception, at: datetime, attempts: int) -> Failure:
@@ -120,48 +130,126 @@ def not_looked_after(error: Exception, at: datetime, attempts: int) -> Failure:
     )
 
 
-def _by_pattern(lines: list[str]) -> tuple[FailureCause, int, str] | None:
-    for index, line in enumerate(lines):
-        if any(word in line for word in _HARMLESS):
-            continue
-        explained = _explained_by(lines, index)
-        for cause, pattern, hint in _PATTERNS:
-            if pattern.search(lines[explained]) or pattern.search(line):
-                return cause, explained, hint
-    return None
-
-
-def _explained_by(lines: list[str], index: int) -> int:
-    """pydantic writes what is wrong on the line after its heading."""
-    if "validation error for" in lines[index] and index + 1 < len(lines):
-        return min(index + 1, len(lines) - 1)
-    return index
-
-
-def _by_error_line(lines: list[str]) -> tuple[FailureCause, int, str] | None:
-    for index, line in enumerate(lines):
-        if _ERROR_LINE.search(line) and not any(word in line for word in (*_GENERIC, *_HARMLESS)):
-            return _Cause.CRASHED, index, _CRASH_HINT
-    return None
-
-
-def _by_signal(status: int) -> tuple[FailureCause, str, str]:
-    if status == 137:
-        return (
-            _Cause.KILLED,
-            "The engine was killed (SIGKILL).",
-            "If nobody did it, the machine ran out of RAM: see `dmesg`.",
-        )
-    return (
-        _Cause.CRASHED,
-        f"The engine crashed with signal {status - 128}.",
-        "Read the engine's log; a driver or build problem is likely.",
+def not_started(error: OSError, at: datetime, attempts: int, model: str = "MODEL") -> Failure:
+    """No process could be started for it."""
+    cause, hint = _Cause.NO_ENVIRONMENT, "`appliance engine list` shows the engine environments."
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        cause = _Cause.DISK_FULL
+        hint = f"Free some disk space (`df -h` shows which disk is full), {AGAIN}."
+    elif error.errno in {errno.ENOMEM, errno.EAGAIN}:
+        cause, hint = _Cause.OUT_OF_MEMORY, f"{LESS_MEMORY}."
+    elif error.errno in {errno.EMFILE, errno.ENFILE}:
+        cause = _Cause.SOCKET
+        hint = "Raise the limit of open files of the server (`LimitNOFILE=`, `ulimit -n`)."
+    return Failure(
+        cause=cause,
+        message=f"The engine could not be started: {error}.",
+        hint=hint.replace("{model}", model),
+        at=at,
+        attempts=attempts,
     )
 
 
-def _clean(line: str) -> str:
-    text = _PREFIX.sub("", line).strip()
-    match = _ERROR_LINE.search(text)
-    if match is not None:
-        text = f"{match[1]}: {match[2]}"
-    return text if len(text) <= 500 else text[:499] + "…"
+def _root(said: list[Statement], model: str) -> _Root | None:
+    """The first error that is no consequence, and rather one of the engine's last words."""
+    last_words = _last_words(said)
+    errors = [
+        index
+        for index, each in enumerate(said)
+        if each.is_error and not CONSEQUENCES.search(each.text)
+    ]
+    late = [index for index in errors if index >= last_words]
+    for part in (late, errors):
+        for index in part:
+            if (found := _by_rule(said, index, model)) is not None:
+                return found
+    for part in (late, errors):
+        for index in part:
+            text = said[index].text
+            if _ERROR_LINE.match(text):
+                return _Root(_Cause.CRASHED, said[index], _shorten(text), _CRASH_HINT)
+    return None
+
+
+def _last_words(said: list[Statement]) -> int:
+    return next((at for at, each in enumerate(said) if LAST_WORDS.search(each.text)), 0)
+
+
+def _is_certain(root: _Root, said: list[Statement]) -> bool:
+    """A known error, or one that the engine itself gives as the reason of its end."""
+    if root.cause is not _Cause.CRASHED:
+        return True
+    begin = _last_words(said)
+    return begin > 0 and root.statement.line >= said[begin].line
+
+
+def _by_rule(said: list[Statement], index: int, model: str) -> _Root | None:
+    heading, field, explained = said[index], "", said[index]
+    if "validation error" in heading.text:
+        # pydantic explains it on the next line, or names the field there and explains it after.
+        for following in said[index + 1 : index + 3]:
+            if following.text.startswith("Value error,") or "[type=" in following.text:
+                explained = following
+                break
+            field = following.text
+        else:
+            field = ""
+    for statement in (explained, heading):
+        for rule in RULES:
+            if (match := rule.pattern.search(statement.text)) is not None:
+                return _found(rule, match, explained, model, field)
+    for rule in PLACES:
+        if (match := rule.pattern.search(heading.place)) is not None:
+            return _found(rule, match, heading, model, field)
+    return None
+
+
+def _found(rule: Rule, match: re.Match[str], statement: Statement, model: str, field: str) -> _Root:
+    said = _TAIL.sub("", _ERROR_CLASS.sub("", statement.text)) or statement.text
+    where = f"{field}: " if field else ""
+    message = _shorten(f"{rule.what}: {where}{said}")
+    return _Root(rule.cause, statement, message, rule.hint_for(match, model))
+
+
+def _signal(lines: Sequence[str], exit_status: int | None) -> int | None:
+    """The signal that ended the engine's first process, or one of its others by vLLM's word."""
+    if exit_status is not None and 128 < exit_status <= 128 + signal.NSIG:
+        return exit_status - 128
+    for line in lines:
+        if (match := SIGNALLED.search(line)) is not None:
+            return int(match["number"])
+    return None
+
+
+def _by_end(number: int | None, status: int | None) -> tuple[FailureCause, str, str]:
+    if number == signal.SIGKILL:
+        return _Cause.KILLED, "The engine was killed (SIGKILL).", _KILLED_HINT
+    if number in {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
+        return _Cause.KILLED, f"Somebody told the engine to end (signal {number}).", _KILLED_HINT
+    if number is not None:
+        hint = _BUS_ERROR_HINT if number == signal.SIGBUS else _CRASH_HINT
+        return _Cause.CRASHED, f"The engine crashed with signal {number}.", hint
+    how = f" with status {status}" if status else ""
+    return _Cause.CRASHED, f"The engine ended{how} without saying why.", _CRASH_HINT
+
+
+def _oom_killed() -> tuple[FailureCause, str, str]:
+    message = "The kernel killed the engine, because the memory was used up (OOM killer)."
+    return _Cause.OOM_KILLED, message, _OOM_KILLED_HINT
+
+
+def _last_lines(said: list[Statement], root: _Root | None) -> list[str]:
+    """The lines around the cause; without one the last of all."""
+    if root is None:
+        return [_shorten(each.text) for each in said[-_LINES_WITHOUT_CAUSE:]]
+    place = said.index(root.statement)
+    chosen = said[max(place - _LINES_BEFORE, 0) : place + 1]
+    for each in said[place + 1 : place + 1 + _LINES_AFTER]:
+        if CONSEQUENCES.search(each.text) or not each.is_error or each.text == root.statement.text:
+            break
+        chosen.append(each)
+    return [_shorten(each.text) for each in chosen]
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 1] + "…"

@@ -104,6 +104,8 @@ class Model(Wire, frozen=True, kw_only=True):
     placement: Placement | None = None
     progress: LoadProgress | None = None
     failure: Failure | None = None
+    first_failure: Failure | None = None
+    """Of the same series and earlier, if there was more than one: the newest may only follow."""
     waiting: int = 0
     """Requests in the queue."""
     waits_for: str | None = None

@@ -9,11 +9,12 @@ from appliance.engine.supervisor import EngineSupervisor
 from appliance.estimate.estimator import Estimate, estimate
 from appliance.protocol.devices import Device
 from appliance.protocol.engines import Engine
-from appliance.protocol.events import EngineChanged, Event, ModelChanged
+from appliance.protocol.events import EngineChanged, EngineRemoved, Event, ModelChanged
 from appliance.protocol.models import Model
 from appliance.protocol.placement import PlanVerdict
 from appliance.protocol.system import Totals
 from appliance.registry.registry import KnownModel, Registry
+from appliance.slots.backoff import FailureSeries
 from appliance.slots.history import LoadHistory
 from appliance.slots.monitor import DeviceMonitor
 from appliance.slots.planner import DeviceRoom, Plan, PlanRequest, Refuse, Resident, plan
@@ -68,6 +69,26 @@ class SlotBoard:
             if model in self._slots:
                 self._publish(ModelChanged(model=self.model(model)))
 
+    def keep_ended(
+        self,
+        slot: Slot,
+        *,
+        last: EngineSupervisor | None,
+        first: EngineSupervisor | None,
+    ) -> None:
+        """From now on these of the slot's ended engines are kept; others are forgotten."""
+        before = slot.ended()
+        slot.last, slot.first = last, first
+        for each in before:
+            if each not in slot.ended():
+                self._publish(EngineRemoved(id=each.id))
+
+    def forget_failures(self, slot: Slot) -> None:
+        """A person acted: it is tried again at once, and counted anew."""
+        slot.failure, slot.first_failure, slot.retry_at = None, None, None
+        slot.series = FailureSeries()
+        self.keep_ended(slot, last=slot.last, first=None)
+
     def mark_changed(self, model: str) -> None:
         """Tell people about the model soon; no decision depends on it."""
         self._changed.add(model)
@@ -118,7 +139,7 @@ class SlotBoard:
         return [self.model(known.id) for known in self._registry.models()]
 
     def engines(self) -> list[Engine]:
-        """Running engines, and for each model the one that ended last."""
+        """Running engines, and for each model the one that ended last and that failed first."""
         return [supervisor.view() for supervisor in self._supervisors()]
 
     def engine(self, ref: str) -> EngineSupervisor | None:
@@ -185,8 +206,7 @@ class SlotBoard:
         for slot in self._slots.values():
             if slot.running is not None:
                 found.append(slot.running.supervisor)
-            if slot.last is not None:
-                found.append(slot.last)
+            found += slot.ended()
         return found
 
     def _resident(self, running: Running) -> Resident:

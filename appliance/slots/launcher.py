@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from appliance.config.paths import Paths
@@ -57,8 +57,13 @@ class EngineLauncher:
         kind: DeviceKind,
         estimate: Estimate,
         attempts: int,
+        *,
+        keep_logs_of: Collection[str] = (),
     ) -> EngineSupervisor:
-        """An engine that is ready to run on these devices. Raises EngineEnvironmentError."""
+        """An engine that is ready to run on these devices. Raises EngineEnvironmentError.
+
+        `keep_logs_of` are engines whose logs are still of use.
+        """
         environment = self.environment(known)
         engine_id = f"eng_{secrets.token_hex(8)}"
         spec = EngineSpec(
@@ -80,7 +85,7 @@ class EngineLauncher:
             spec,
             placement_of(rooms, estimate),
             environment,
-            log_file=self._log_file(known.id, engine_id),
+            log_file=self._log_file(known.id, engine_id, keep_logs_of),
             limits=EngineLimits(
                 stall_s=self._settings.stall_timeout_s,
                 stop_s=self._settings.stop_timeout_s,
@@ -93,12 +98,14 @@ class EngineLauncher:
             publish=self._publish,
         )
 
-    def _log_file(self, model: str, engine_id: str) -> Path:
-        """A new log; the oldest ones of the model go."""
+    def _log_file(self, model: str, engine_id: str, keep: Collection[str]) -> Path:
+        """A new log; the oldest ones of the model go, but for those of the engines in `keep`."""
         digest = hashlib.sha256(model.encode()).hexdigest()[:6]
         slug = f"{re.sub(r'[^A-Za-z0-9._-]', '_', model)}.{digest}"
         directory = self._paths.engine_logs
         old = sorted(directory.glob(f"{slug}.eng_*.log"), key=lambda file: file.stat().st_mtime)
-        for file in old[: max(len(old) - self._settings.keep_logs + 1, 0)]:
+        kept = {f"{slug}.{each}.log" for each in keep}
+        may_go = [file for file in old if file.name not in kept]
+        for file in may_go[: max(len(old) - self._settings.keep_logs + 1, 0)]:
             file.unlink(missing_ok=True)
         return directory / f"{slug}.{engine_id}.log"

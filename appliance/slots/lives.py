@@ -13,10 +13,9 @@ from appliance.engine.supervisor import EngineSupervisor
 from appliance.errors import DoesNotFitError, EngineEnvironmentError, UnavailableError
 from appliance.estimate.estimator import Estimate
 from appliance.protocol.engines import Failure, FailureCause
-from appliance.protocol.events import AlertRaised, EngineRemoved, Event, Swapped
+from appliance.protocol.events import AlertRaised, Event, Swapped
 from appliance.protocol.system import Alert
 from appliance.registry.registry import KnownModel, Registry
-from appliance.slots.backoff import attempts_after, pause_s
 from appliance.slots.board import SlotBoard
 from appliance.slots.history import LoadHistory
 from appliance.slots.launcher import EngineLauncher
@@ -65,7 +64,12 @@ class EngineLives:
         """Start an engine for the slot."""
         try:
             supervisor = self._launcher.prepare(
-                known, rooms, self._monitor.kind, wanted, slot.attempts + 1
+                known,
+                rooms,
+                self._monitor.kind,
+                wanted,
+                slot.series.in_row + 1,
+                keep_logs_of={each.id for each in slot.ended()},
             )
         except EngineEnvironmentError as error:
             self.give_up(slot, FailureCause.NO_ENVIRONMENT, error.message, error.hint)
@@ -79,12 +83,13 @@ class EngineLives:
     def give_up(self, slot: Slot, cause: FailureCause, message: str, hint: str) -> None:
         """It cannot be started as things are: tell all who wait, try again later if wanted."""
         fits = cause is not FailureCause.DOES_NOT_FIT
-        if fits:
-            slot.attempts += 1
-        # Who asks later for what does not fit now is answered by the memory that is there then.
-        pause = self._pause_s(slot, was_ready=False) if fits else self._settings.retry_first_s
         failure = Failure(cause=cause, message=message, hint=hint, at=datetime.now(UTC))
-        self._fail_slot(slot, failure, pause, engine_id=None)
+        if fits:
+            pause = self._count(slot, failure, supervisor=None, ready_s=None)
+        else:
+            # Who asks later is answered by the memory that is there then.
+            pause = self._settings.retry_first_s
+        self._fail_slot(slot, failure, pause)
         if fits:
             self._desk.fail_all(slot, lambda: load_failed(slot.model, failure, pause))
         else:
@@ -129,15 +134,17 @@ class EngineLives:
 
     def _ended(self, slot: Slot, running: Running) -> None:
         supervisor = running.supervisor
-        if slot.last is not None:
-            self._publish(EngineRemoved(id=slot.last.id))
-        slot.running, slot.last = None, supervisor
+        is_over = slot.is_series_over(time.monotonic())
+        slot.running = None
+        self._board.keep_ended(slot, last=supervisor, first=slot.first)
+        worked = supervisor.failure is None and running.ready_since is not None
+        if is_over or worked:
+            # Earlier failures are history.
+            slot.series, slot.first_failure = slot.series.after_success(), None
+            self._board.keep_ended(slot, last=supervisor, first=None)
         if supervisor.failure is not None:
             self._ended_by_failure(slot, running, supervisor.failure)
-        elif running.ready_since is not None:
-            # It worked and was asked to go: earlier failures are history.
-            slot.attempts = 0
-        else:
+        elif not worked:
             self._swap_over(slot)
             self._desk.fail_all(
                 slot,
@@ -151,22 +158,40 @@ class EngineLives:
     def _ended_by_failure(self, slot: Slot, running: Running, failure: Failure) -> None:
         was_ready = running.ready_since is not None
         ready_s = None if running.ready_since is None else time.monotonic() - running.ready_since
-        slot.attempts = attempts_after(slot.attempts, ready_s)
-        pause = self._pause_s(slot, was_ready=was_ready)
-        self._fail_slot(slot, failure, pause, engine_id=running.supervisor.id)
+        failure = msgspec.structs.replace(failure, engine_id=running.supervisor.id)
+        pause = self._count(slot, failure, supervisor=running.supervisor, ready_s=ready_s)
+        self._fail_slot(slot, failure, pause)
         self._swap_over(slot)
         if not was_ready or pause is None:
             self._desk.fail_all(slot, lambda: load_failed(slot.model, failure, pause))
 
-    def _fail_slot(
-        self, slot: Slot, failure: Failure, pause: float | None, *, engine_id: str | None
-    ) -> None:
+    def _count(
+        self,
+        slot: Slot,
+        failure: Failure,
+        *,
+        supervisor: EngineSupervisor | None,
+        ready_s: float | None,
+    ) -> float | None:
+        """One more failure in the slot's series; the pause that follows, None: a person acts."""
+        slot.series = slot.series.after_failure(time.monotonic(), ready_s)
+        if slot.first_failure is None:
+            slot.first_failure = failure
+            self._board.keep_ended(slot, last=slot.last, first=supervisor)
+        return slot.series.pause_s(
+            was_ready=ready_s is not None,
+            first_s=self._settings.retry_first_s,
+            most_s=self._settings.retry_most_s,
+            max_attempts=self._settings.max_attempts,
+        )
+
+    def _fail_slot(self, slot: Slot, failure: Failure, pause: float | None) -> None:
         """Remember and announce why; `pause` None: until a person acts."""
         is_news = slot.failure is None or slot.failure.message != failure.message
         slot.wanted_since, slot.waits_for = None, None
         slot.retry_at = None if pause is None else time.monotonic() + pause
         retry = None if pause is None else datetime.now(UTC) + timedelta(seconds=pause)
-        slot.failure = msgspec.structs.replace(failure, attempts=slot.attempts, retry_at=retry)
+        slot.failure = msgspec.structs.replace(failure, attempts=slot.series.in_row, retry_at=retry)
         if is_news:
             alert = Alert(
                 id=f"failure:{slot.model}",
@@ -175,18 +200,9 @@ class EngineLives:
                 message=f"{slot.model}: {failure.message}",
                 hint=failure.hint,
                 model=slot.model,
-                engine_id=engine_id,
+                engine_id=failure.engine_id,
             )
             self._publish(AlertRaised(alert=alert))
-
-    def _pause_s(self, slot: Slot, *, was_ready: bool) -> float | None:
-        return pause_s(
-            slot.attempts,
-            was_ready=was_ready,
-            first_s=self._settings.retry_first_s,
-            most_s=self._settings.retry_most_s,
-            max_attempts=self._settings.max_attempts,
-        )
 
     async def _remember(self, supervisor: EngineSupervisor) -> None:
         known = self._registry.get(supervisor.model)

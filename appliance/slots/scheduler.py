@@ -14,7 +14,7 @@ from dataclasses import replace
 from appliance.config.settings import EngineSettings, SlotSettings
 from appliance.errors import ModelNotFoundError, UnavailableError
 from appliance.protocol.engines import EngineState, FailureCause
-from appliance.protocol.events import EngineRemoved, Event, ModelRemoved
+from appliance.protocol.events import Event, ModelRemoved
 from appliance.registry.registry import Registry
 from appliance.slots.board import SlotBoard
 from appliance.slots.history import LoadHistory
@@ -137,7 +137,7 @@ class SlotScheduler:
         slot = self._open_slot(model)
         if self._stopping:
             raise UnavailableError("The server is shutting down.", hint="Try again in a minute.")
-        slot.failure, slot.attempts, slot.retry_at = None, 0, None
+        self.board.forget_failures(slot)
         slot.is_held = False
         if slot.running is None or slot.running.is_leaving:
             slot.wanted_since = time.monotonic()
@@ -148,7 +148,7 @@ class SlotScheduler:
         slot = self.board.slot(model)
         slot.wanted_since = None
         slot.is_held = True
-        slot.failure, slot.attempts, slot.retry_at = None, 0, None
+        self.board.forget_failures(slot)
         self._desk.fail_all(
             slot, lambda: UnavailableError(f"The model {model!r} was unloaded.", hint="Ask again.")
         )
@@ -169,8 +169,7 @@ class SlotScheduler:
             await asyncio.wait({slot.running.task})
         await self._registry.delete(model)
         self._slots.pop(model, None)
-        if slot.last is not None:
-            self._publish(EngineRemoved(id=slot.last.id))
+        self.board.keep_ended(slot, last=None, first=None)
         self._publish(ModelRemoved(id=model))
 
     def unload_idle(self) -> None:

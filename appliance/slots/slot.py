@@ -8,6 +8,7 @@ from datetime import datetime
 from appliance.engine.supervisor import EngineSupervisor
 from appliance.estimate.estimator import Estimate
 from appliance.protocol.engines import EngineState, Failure
+from appliance.slots.backoff import SOUND_AFTER_S, FailureSeries
 
 
 @dataclass(eq=False)
@@ -70,7 +71,12 @@ class Slot:
     is_deleted: bool = False
     """Its model is about to be forgotten: nothing starts in it any more."""
     failure: Failure | None = None
-    attempts: int = 0
+    """The newest one; None once an engine is ready."""
+    series: FailureSeries = field(default_factory=FailureSeries)
+    first_failure: Failure | None = None
+    """That of the series' beginning: later ones may only follow from it."""
+    first: EngineSupervisor | None = None
+    """Its engine, whose log stays readable; None if none was started."""
     retry_at: float | None = None
     waits_for: str | None = None
     swap_started: float | None = None
@@ -78,6 +84,16 @@ class Slot:
     last_used_at: datetime | None = None
     requests_total: int = 0
     first_token_s: deque[float] = field(default_factory=lambda: deque(maxlen=200))
+
+    def ended(self) -> list[EngineSupervisor]:
+        """Engines that are over and whose logs and failures stay readable."""
+        kept = [each for each in (self.last, self.first) if each is not None]
+        return kept if self.last is not self.first else kept[:1]
+
+    def is_series_over(self, now: float) -> bool:
+        """Whether its engine has been ready for so long that earlier failures are history."""
+        since = self.running.ready_since if self.running is not None else None
+        return since is not None and now - since >= SOUND_AFTER_S
 
     def oldest_wish(self) -> float | None:
         """Since when somebody wants the model and has no engine for it."""

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from appliance.estimate.estimator import Estimate
-from appliance.protocol.engines import EngineState
+from appliance.protocol.engines import EngineState, Failure
 from appliance.protocol.models import Model, ModelSettings
 from appliance.protocol.placement import Placement, PlanVerdict, Share
 from appliance.registry.registry import KnownModel
@@ -51,6 +51,7 @@ def model_view(
         placement=engine.placement if engine and is_up else None,
         progress=engine.progress if engine and is_up else None,
         failure=slot.failure,
+        first_failure=_first_failure(slot, now),
         waiting=sum(not waiter.granted.done() for waiter in slot.waiters),
         waits_for=slot.waits_for if running is None else None,
         in_flight=running.in_flight if running else 0,
@@ -61,6 +62,14 @@ def model_view(
         ttft_p95_s=percentile(sorted(slot.first_token_s), 0.95),
         requests_total=slot.requests_total,
     )
+
+
+def _first_failure(slot: Slot, now: float) -> Failure | None:
+    first, newest = slot.first_failure, slot.failure
+    if first is None or slot.is_series_over(now):
+        return None
+    is_newest = newest is not None and (newest.at, newest.engine_id) == (first.at, first.engine_id)
+    return None if is_newest else first
 
 
 def without_secrets(settings: ModelSettings) -> ModelSettings:

@@ -13,7 +13,6 @@ from appliance.gpu.reading import Reading
 from appliance.protocol.devices import DeviceKind, Occupant
 from appliance.protocol.models import ModelSettings, Task
 from appliance.registry.facts import ModelFacts
-from appliance.slots.backoff import pause_s
 from appliance.slots.ledger import Holding, device_room
 from appliance.slots.planner import DeviceRoom, Evict, PlanRequest, Resident, plan
 from appliance.slots.views import percentile
@@ -66,11 +65,6 @@ def test_memory_that_the_driver_does_not_ascribe_is_not_counted_twice() -> None:
 def test_nearest_rank() -> None:
     assert percentile([float(value) for value in range(1, 101)], 0.95) == 95.0
     assert percentile([float(value) for value in range(1, 21)], 0.95) == 19.0
-
-
-def test_pause_after_very_many_failures() -> None:
-    pause = pause_s(2000, was_ready=False, first_s=5.0, most_s=300.0, max_attempts=10_000)
-    assert pause == 300.0
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(59.7, "1:00"), (9.97, "10 s")])
