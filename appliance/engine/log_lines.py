@@ -68,13 +68,16 @@ class LineFolder:
 
     def _end_line(self, text: bytes, lines: list[bytes]) -> None:
         *states, last = text.split(b"\r")
-        if states or self._bars:
-            for state in (*states, last):
-                self._note(state, lines)
-            lines.extend(self._bars.values())
-            self._bars.clear()
-        elif (cut := last[:LONGEST_LINE]).strip():
-            lines.append(cut)
+        for state in states:
+            self._note(state, lines)
+        last = last[:LONGEST_LINE]
+        if self._bars and _title(last) is not None:
+            self._note(last, lines)
+            last = b""
+        lines.extend(self._bars.values())
+        self._bars.clear()
+        if last.strip():
+            lines.append(last)
         self._moved = {}
         self._has_returned = False
 
