@@ -1,31 +1,43 @@
 """Whether the kernel killed somebody for want of memory."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 _COUNTER = "oom_kill"
 
 
-def oom_kills(cgroup: Path | None = None, vmstat: Path = Path("/proc/vmstat")) -> int:
-    """How many processes the kernel has killed so far for want of memory; compare two readings.
+@dataclass(frozen=True)
+class OomKills:
+    """Processes that the kernel has killed for want of memory so far."""
 
-    Those of a cgroup (v2) of one's own, if it is given and says so (`memory.events`), else those
-    of the whole machine, which counts kills inside of any cgroup as well (`/proc/vmstat`). Zero
-    where the kernel does not tell. Blocks for less than a millisecond.
+    machine: int
+    """On the whole machine, inside of any cgroup as well; 0 where the kernel does not tell."""
+    own: int | None = None
+    """In the engine's own cgroup; None: it has none, or it is gone, or memory is not counted."""
+
+    def has_grown_since(self, before: "OomKills") -> bool:
+        """Whether somebody was killed meanwhile: in the engine's own cgroup, if both know that."""
+        if self.own is not None and before.own is not None:
+            return self.own > before.own
+        return self.machine > before.machine
+
+
+def oom_kills(cgroup: Path | None = None, vmstat: Path = Path("/proc/vmstat")) -> OomKills:
+    """The counters now: `memory.events` of a cgroup (v2) and `/proc/vmstat`.
+
+    Blocks for less than a millisecond.
     """
-    for file in ([cgroup / "memory.events"] if cgroup is not None else []) + [vmstat]:
-        try:
-            count = counter(file.read_text(), _COUNTER)
-        except OSError:
-            continue
-        if count is not None:
-            return count
-    return 0
+    own = None if cgroup is None else _read(cgroup / "memory.events")
+    return OomKills(machine=_read(vmstat) or 0, own=own)
 
 
-def counter(text: str, name: str) -> int | None:
-    """A counter in a file of lines `name value`; None if it is not there."""
-    for line in text.splitlines():
-        key, _, value = line.partition(" ")
-        if key == name and value.strip().isdigit():
+def _read(file: Path) -> int | None:
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        name, _, value = line.partition(" ")
+        if name == _COUNTER and value.strip().isdigit():
             return int(value)
     return None

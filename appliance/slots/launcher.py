@@ -11,6 +11,7 @@ from appliance.config.paths import Paths
 from appliance.config.settings import EngineSettings
 from appliance.engine.command import EngineSpec
 from appliance.engine.environments import EnvironmentRecord, EnvironmentStore
+from appliance.engine.logs import remove_log
 from appliance.engine.spawner import EngineSpawner
 from appliance.engine.supervisor import EngineLimits, EngineSupervisor
 from appliance.estimate.estimator import Estimate
@@ -107,5 +108,5 @@ class EngineLauncher:
         kept = {f"{slug}.{each}.log" for each in keep}
         may_go = [file for file in old if file.name not in kept]
         for file in may_go[: max(len(old) - self._settings.keep_logs + 1, 0)]:
-            file.unlink(missing_ok=True)
+            remove_log(file)
         return directory / f"{slug}.{engine_id}.log"

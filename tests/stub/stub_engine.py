@@ -116,6 +116,8 @@ class StubEngine:
             self.chunk(writer, b"data: " + json.dumps(chunk).encode() + b"\n\n")
             await writer.drain()
             self.tokens += 1
+            if "hang amid" in text and index == count // 2:
+                await hang(spins="spin" in text)
             if "die amid" in text and index == count // 2:
                 os._exit(3)
             if "error amid" in text and index == count // 2:
@@ -143,6 +145,38 @@ class StubEngine:
         )
 
 
+async def hang(*, spins: bool) -> None:
+    """As an engine core that deadlocks: the port stays open, probes are answered."""
+    while True:
+        await asyncio.sleep(0.01)
+        end = time.monotonic() + (0.05 if spins else 0.0)
+        while time.monotonic() < end:
+            pass
+
+
+def load_slowly(behaviour: dict) -> None:
+    """Steps of a long load: each one says something, or reads something, or neither."""
+    steps = int(behaviour.get("steps", 0))
+    for number in range(1, steps + 1):
+        time.sleep(float(behaviour["step_s"]))
+        if behaviour.get("step") == "shard":
+            percent = 100 * number // steps
+            print(f"Loading shards: {percent}% Completed | {number}/{steps}", flush=True)
+        elif behaviour.get("step") == "read":
+            with Path("/dev/zero").open("rb") as zeros:
+                zeros.read(4 << 20)
+        else:
+            print(f"waiting for {number}", flush=True)
+
+
+def end_with_last_words(behaviour: dict) -> None:
+    """The messages of a failed load, word for word, then an exit status or a signal."""
+    print("\n".join(behaviour["says"]), file=sys.stderr, flush=True)
+    if "signal" in behaviour:
+        os.kill(os.getpid(), int(behaviour["signal"]))
+    sys.exit(int(behaviour.get("status", 1)))
+
+
 def start_worker(name: bytes, *, ignores_term: bool) -> None:
     """A child like vLLM's engine core, which does not die with its parent."""
     if os.fork():
@@ -163,6 +197,8 @@ def main() -> None:
     print(READING, flush=True)
     with (Path(arguments.model) / "starts").open("a") as starts:
         starts.write(f"{os.getpid()}\n")
+    if "says" in behaviour:
+        end_with_last_words(behaviour)
     if behaviour.get("fails") == "oom":
         sys.exit(OOM)
     if behaviour.get("fails") == "quietly":
@@ -175,6 +211,7 @@ def main() -> None:
         time.sleep(0.002)
     held = bytearray(int(behaviour.get("memory_bytes", 0)))
     time.sleep(float(behaviour.get("load_s", 0.1)))
+    load_slowly(behaviour)
     if behaviour.get("hangs"):
         time.sleep(3600)
     print("Loading weights took 0.1 seconds", flush=True)
