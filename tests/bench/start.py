@@ -1,6 +1,9 @@
-"""Cold starts, in the plain way and through the launcher, in alternation.
+"""Cold starts and private memory, in the plain way and through the launcher, in alternation.
 
-For each model: seconds from the request to its first token, medians of the rounds, and the ratio.
+For each model: seconds from the request to its first token, and the memory that belongs to the
+engine alone after it (USS of all of its processes, with an equal KV cache); medians of the rounds.
+The third way is the command line that vLLM itself would choose: a worker process of its own. All
+ratios are of times from the same round.
 Run by `scripts/bench start [--rounds N] [--json]`; the last line of `--json` is one object.
 """
 
@@ -11,16 +14,30 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
+import msgspec
 
-from appliance.engine.proctree import all_processes, proportional_bytes
+from appliance.engine.environments import EnvironmentStore
+from appliance.engine.proctree import all_processes, proportional_bytes, session_processes
 from tests.support.server import ServerProcess
 from tests.support.wait import wait_until
 
-CONFIG = '[devices]\nsource = "cpu"\ncpu_memory = "8GiB"\n[engines]\nlauncher = {launcher}\n'
+CONFIG = '[devices]\nsource = "cpu"\ncpu_memory = "12GiB"\n[engines]\nlauncher = {launcher}\n'
 MODELS = ("smollm2-135m", "tiny")
 MIB = 1024**2
+KV_CACHE_BYTES = 256 * MIB
+WAYS = ("plain", "launcher", "vllm_default")
+# The server sets the executor of CPU engines, so what it starts here takes that back.
+AS_VLLM = """
+import os, sys
+words = sys.argv[1:]
+words[words.index("--distributed-executor-backend") + 1] = "mp"
+os.execv(words[0], words)
+"""
+SECONDS = {way: f"{way}_s" for way in WAYS}
+PRIVATE = {way: f"private_mib_{way}" for way in WAYS}
 
 
 def first_token_s(server: ServerProcess, model: str) -> tuple[float, str]:
@@ -55,60 +72,114 @@ def unload(server: ServerProcess, model: str) -> None:
     wait_until(lambda: server.model(model)["state"] == "stopped", 60)
 
 
-def launcher_bytes() -> int:
+def launcher_mib() -> int:
     """Private and shared memory of the idle launcher."""
     return sum(
-        proportional_bytes(info.pid)
+        proportional_bytes(info.pid) // MIB
         for info in all_processes()
         if info.name.startswith("appliance-launc")
     )
 
 
-def measure(prepared: Path, rounds: int) -> dict[str, object]:
-    """All rounds; servers of both kinds run side by side, one works at a time."""
+def private_mib(server: ServerProcess) -> int:
+    """Memory that nobody but the one engine of this server has."""
+    (session,) = server.engine_pids()
+    total_kib = 0
+    for info in session_processes(session):
+        for line in Path(f"/proc/{info.pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith(("Private_Clean:", "Private_Dirty:")):
+                total_kib += int(line.split()[1])
+    return total_kib // 1024
+
+
+def engines_as_vllm(prepared: Path, folder: Path) -> Path:
+    """An engine environment that starts vLLM with the executor of its own choice."""
+    record = EnvironmentStore(prepared / "engines").get()
+    launch = [sys.executable, "-c", AS_VLLM, *record.launch]
+    EnvironmentStore(folder).add(msgspec.structs.replace(record, launch=launch))
+    return folder
+
+
+def measure(prepared: Path, rounds: int) -> dict[str, Any]:
+    """All rounds; servers of all kinds run side by side, one works at a time."""
     with tempfile.TemporaryDirectory() as folder:
+        engines = dict.fromkeys(WAYS, prepared / "engines")
+        engines["vllm_default"] = engines_as_vllm(prepared, Path(folder) / "engines")
         servers = {
-            kind: ServerProcess(
-                Path(folder) / kind,
-                CONFIG.format(launcher="true" if kind == "launcher" else "false"),
-                engines=prepared / "engines",
+            way: ServerProcess(
+                Path(folder) / way,
+                CONFIG.format(launcher="true" if way == "launcher" else "false"),
+                engines=engines[way],
             ).start()
-            for kind in ("plain", "launcher")
+            for way in WAYS
         }
         try:
             for server in servers.values():
                 for model in MODELS:
-                    server.add_model(model, prepared / "models" / model, context_length=2048)
+                    server.add_model(
+                        model,
+                        prepared / "models" / model,
+                        context_length=2048,
+                        kv_cache_bytes=KV_CACHE_BYTES,
+                    )
                     # The first start of an architecture also inspects it, once for an environment.
                     first_token_s(server, model)
                     unload(server, model)
-            idle = launcher_bytes()
-            return {"launcher_mib": idle // MIB, **_rounds(servers, rounds)}
+            idle = launcher_mib()
+            assert idle, "engines are not forked: appliance engine list"
+            return {
+                "launcher_mib": idle,
+                **{model: _rounds(servers, model, rounds) for model in MODELS},
+            }
         finally:
             for server in servers.values():
                 server.end()
 
 
-def _rounds(servers: dict[str, ServerProcess], rounds: int) -> dict[str, object]:
-    report: dict[str, object] = {}
+def _rounds(servers: dict[str, ServerProcess], model: str, rounds: int) -> dict[str, Any]:
+    figures: dict[str, list[float]] = {name: [] for name in (*SECONDS.values(), *PRIVATE.values())}
+    answers: dict[str, set[str]] = {way: set() for way in servers}
+    for number in range(rounds):
+        for way, server in servers.items():
+            elapsed, answer = first_token_s(server, model)
+            private = private_mib(server)
+            unload(server, model)
+            figures[SECONDS[way]].append(elapsed)
+            figures[PRIVATE[way]].append(private)
+            answers[way].add(answer)
+            line = f"  {model} round {number + 1} {way}: {elapsed:.1f} s, {private} MiB"
+            print(line, file=sys.stderr)
+    medians = {name: round(statistics.median(values), 2) for name, values in figures.items()}
+    return {
+        **medians,
+        "speedup": _ratio(figures, "plain"),
+        "speedup_vllm_default": _ratio(figures, "vllm_default"),
+        "saved_mib": round(medians[PRIVATE["plain"]] - medians[PRIVATE["launcher"]]),
+        "saved_mib_vllm_default": round(
+            medians[PRIVATE["vllm_default"]] - medians[PRIVATE["launcher"]]
+        ),
+        "identical": len(answers["plain"] | answers["launcher"]) == 1,
+    }
+
+
+def _ratio(figures: dict[str, list[float]], way: str) -> float:
+    pairs = zip(figures[SECONDS[way]], figures[SECONDS["launcher"]], strict=True)
+    return round(statistics.median(slow / fast for slow, fast in pairs), 1)
+
+
+def show(report: dict[str, Any]) -> None:
+    """Tables for people."""
     for model in MODELS:
-        seconds: dict[str, list[float]] = {kind: [] for kind in servers}
-        answers = set()
-        for number in range(rounds):
-            for kind, server in servers.items():
-                elapsed, answer = first_token_s(server, model)
-                unload(server, model)
-                seconds[kind].append(elapsed)
-                answers.add(answer)
-                print(f"  {model} round {number + 1} {kind}: {elapsed:.1f} s", file=sys.stderr)
-        ratios = [a / b for a, b in zip(seconds["plain"], seconds["launcher"], strict=True)]
-        report[model] = {
-            "plain_s": round(statistics.median(seconds["plain"]), 2),
-            "launcher_s": round(statistics.median(seconds["launcher"]), 2),
-            "speedup": round(statistics.median(ratios), 1),
-            "identical": len(answers) == 1,
-        }
-    return report
+        row = report[model]
+        same = "the same" if row["identical"] else "OTHER"
+        print(f"{model}: {same} tokens and log-probabilities, plain and through the launcher")
+        for way in ("launcher", "plain", "vllm_default"):
+            line = f"  {way:<14}{row[SECONDS[way]]:>7.1f} s{row[PRIVATE[way]]:>8.0f} MiB private"
+            if way != "launcher":
+                key = "" if way == "plain" else f"_{way}"
+                line += f"  {row['speedup' + key]:>5}x, saved {row['saved_mib' + key]} MiB"
+            print(line)
+    print(f"launcher, idle: {report['launcher_mib']} MiB")
 
 
 def main() -> int:
@@ -118,19 +189,11 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     report = measure(args.prepared, args.rounds)
-    print(f"{'model':<16}{'plain':>9}{'launcher':>10}{'ratio':>8}  same tokens and logprobs")
-    for model in MODELS:
-        row = report[model]
-        assert isinstance(row, dict)
-        print(
-            f"{model:<16}{row['plain_s']:>7} s{row['launcher_s']:>8} s{row['speedup']:>7}x"
-            f"  {'yes' if row['identical'] else 'no'}"
-        )
-    print(f"launcher, idle: {report['launcher_mib']} MiB")
+    show(report)
     if args.json:
         starter = report[MODELS[0]]
-        assert isinstance(starter, dict)
-        print(json.dumps({"speedup": starter["speedup"], **report}))
+        names = ("speedup", "speedup_vllm_default", "saved_mib", "saved_mib_vllm_default")
+        print(json.dumps({**{name: starter[name] for name in names}, **report}))
     return 0
 
 
