@@ -73,9 +73,11 @@ class EngineController(Controller):
         if grep or level is not None:
             keep = LogFilter(grep, level)
             matches = await asyncio.to_thread(
-                lambda: log.search_back(keep, count, before)
-                if first is None
-                else log.search(keep, first, count)
+                lambda: (
+                    log.search_back(keep, count, before)
+                    if first is None
+                    else log.search(keep, first, count)
+                )
             )
             return _stream(_follow_matches(log, keep, matches)) if follow else Response(matches)
         window = await asyncio.to_thread(

@@ -73,9 +73,7 @@ def _matches(
     return 0
 
 
-def newest_matches(
-    client: ServerClient, path: str, count: int, keep: dict[str, str]
-) -> LogMatches:
+def newest_matches(client: ServerClient, path: str, count: int, keep: dict[str, str]) -> LogMatches:
     """The last `count` matches of the whole log; the server looks at a part in each call."""
     found = client.get(path, LogMatches, tail=count, **keep)
     while len(found.matches) < count and not found.is_complete:

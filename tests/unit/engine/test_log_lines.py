@@ -84,7 +84,7 @@ def test_each_line_has_its_last_state(parts: list[bytes]) -> None:
             is_bar = any(count in state for count in (b"1%", b"2%", b"3/4", b"5%"))
             if is_bar:
                 bar = state.split(b"1%")[0].split(b"2%")[0].split(b"3/4")[0].split(b"5%")[0]
-                if not state.startswith(b"(W"):
+                if not state.lstrip().startswith(b"(W"):
                     bar = bar.split(b"2")[0].split(b"1")[0].split(b"3")[0].split(b"5")[0]
                 bars[bar.strip()] = state
             elif state.strip():
