@@ -36,8 +36,9 @@ _LEFTOVER_S = 1.0
 _TRACKER_S = 1.0
 # Makes the kernel choose an engine when memory is short (proc_pid_oom_score_adj(5)).
 _OOM_SCORE = b"500"
-# What multiprocessing, torch and NCCL name their files. Other files there may be a person's.
-_SHARED_MEMORY = ("psm_", "sem.mp-", "torch_", "nccl-")
+# What multiprocessing, vLLM, torch, NCCL and CUDA name their files. Other files there may be a
+# person's. vLLM 0.32 never removes those of ranks on the CPU, also when it ends by itself.
+_SHARED_MEMORY = ("psm_", "sem.mp-", "vllm_", "torch_", "nccl-", "cuda.shm.")
 
 
 class Guardian:

@@ -12,6 +12,7 @@ from appliance.engine import guardian
 from appliance.engine.cgroup import end_cgroup
 from appliance.engine.child import GuardianChild, SpawnedGuardian
 from appliance.engine.logs import EngineLog, start_pump
+from appliance.engine.oom import OomKills, oom_kills
 from appliance.engine.proctree import (
     ENGINE_VARIABLE,
     Activity,
@@ -42,6 +43,7 @@ class EngineProcess:
         pump: threading.Thread,
         grace_s: float,
         cgroup: Path | None,
+        oom_before: OomKills,
     ) -> None:
         self._child = child
         self._engine_id = engine_id
@@ -49,6 +51,9 @@ class EngineProcess:
         self._grace_s = grace_s
         self._cgroup = cgroup
         self._shared: set[str] = set()
+        self._oom_before = oom_before
+        self.was_oom_killed = False
+        """Whether the kernel killed one of its processes for want of memory; known at the end."""
         self._watched: dict[int, int] = {}
         info = process_info(child.pid)
         self.pid = child.pid
@@ -74,6 +79,7 @@ class EngineProcess:
         With a launcher it is forked there, where the first `launch_words` of `argv` are done
         already; if that fails it is started in the plain way.
         """
+        oom_before = await asyncio.to_thread(oom_kills, cgroup)
         read_end, write_end = os.pipe()
         child: GuardianChild | None = None
         try:
@@ -95,7 +101,7 @@ class EngineProcess:
         finally:
             os.close(write_end)
         pump = start_pump(read_end, log, asyncio.get_running_loop(), on_lines)
-        return cls(child, engine_id, pump, grace_s, cgroup)
+        return cls(child, engine_id, pump, grace_s, cgroup, oom_before)
 
     def terminate(self) -> None:
         """Ask the engine to end; the guardian kills it after the grace period."""
@@ -112,11 +118,16 @@ class EngineProcess:
         if status < 0:
             # The guardian itself was killed: its session and its mark tell what it left.
             await asyncio.to_thread(self._end_rest)
-        if self._cgroup is not None:
-            await asyncio.to_thread(end_cgroup, self._cgroup)
+        await asyncio.to_thread(self._close_accounts)
         # The last lines say why it ended.
         await asyncio.to_thread(self._pump.join, _PUMP_S)
         return status
+
+    def _close_accounts(self) -> None:
+        now = oom_kills(self._cgroup)
+        self.was_oom_killed = now.has_grown_since(self._oom_before)
+        if self._cgroup is not None:
+            end_cgroup(self._cgroup)
 
     def _end_rest(self) -> None:
         self.note_shared_memory()

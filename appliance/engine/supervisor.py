@@ -12,7 +12,7 @@ from pathlib import Path
 from appliance.engine.command import EngineSpec
 from appliance.engine.connection import EngineConnections
 from appliance.engine.environments import EnvironmentRecord
-from appliance.engine.failure import classify, not_looked_after, seen_by_us
+from appliance.engine.failure import classify, not_looked_after, not_started, seen_by_us
 from appliance.engine.health import is_ready
 from appliance.engine.liveness import watch
 from appliance.engine.loading import Loading
@@ -196,15 +196,7 @@ class EngineSupervisor:
                 grace_s=self._limits.stop_s,
             )
         except OSError as error:
-            self._fail(
-                Failure(
-                    cause=FailureCause.NO_ENVIRONMENT,
-                    message=f"The engine could not be started: {error}.",
-                    hint="`appliance engine list` shows the engine environments.",
-                    at=datetime.now(UTC),
-                    attempts=self._attempts,
-                )
-            )
+            self._fail(not_started(error, datetime.now(UTC), self._attempts, self.model))
 
     async def _live(self, process: EngineProcess, on_ready: Callable[[], None]) -> None:
         if self._stop_reason is not None:
@@ -323,12 +315,14 @@ class EngineSupervisor:
             exit_status=status,
             at=self._ended_at,
             attempts=self._attempts,
+            model=self.model,
+            oom_killed=self._process is not None and self._process.was_oom_killed,
         )
         if self._seen is not None:
             cause, message = self._seen
             # The death of a process is explained by the log, if that says anything.
             if cause is not FailureCause.KILLED or failure.log_line is None:
-                failure = seen_by_us(failure, cause, message)
+                failure = seen_by_us(failure, cause, message, self.model)
         self._fail(failure)
 
     def _fail(self, failure: Failure) -> None:

@@ -1,7 +1,7 @@
 """Servers with real vLLM engines and real models, prepared by scripts/test."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -23,9 +23,13 @@ def prepared() -> Path:
     return state
 
 
-def start_server(home: Path, prepared: Path, config: str) -> ServerProcess:
+def start_server(
+    home: Path, prepared: Path, config: str, env: Mapping[str, str] | None = None
+) -> ServerProcess:
     """A server that has the prepared engine environment."""
-    return ServerProcess(home, config, engines=prepared / "engines").start()
+    server = ServerProcess(home, config, engines=prepared / "engines")
+    server.env |= env or {}
+    return server.start()
 
 
 @pytest.fixture(scope="session")
