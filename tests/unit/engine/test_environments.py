@@ -4,8 +4,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from appliance.engine.environments import EnvironmentRecord, EnvironmentStore, check_name
+from appliance.engine.environments import (
+    EnvironmentRecord,
+    EnvironmentStore,
+    check_name,
+    may_start_warm,
+    packages_stamp,
+    preload_modules,
+)
 from appliance.errors import EngineEnvironmentError
+from appliance.protocol.system import WarmOutcome, WarmStart
 
 NOW = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 
@@ -129,3 +137,75 @@ def test_view_tells_what_the_build_can_do(store: EnvironmentStore) -> None:
         False,
     )
     assert msgspec.json.decode(msgspec.json.encode(view))["vllm_version"] == "0.32.0"
+
+
+def make_check(packages: str, outcome: WarmOutcome = WarmOutcome.SAME) -> WarmStart:
+    return WarmStart(outcome=outcome, checked_at=NOW, packages=packages, plain_s=16.1, warm_s=1.04)
+
+
+def install_package(directory: Path, name: str, text: str = "") -> Path:
+    """As pip leaves it."""
+    record = directory / "lib/python3.11/site-packages" / f"{name}.dist-info" / "RECORD"
+    record.parent.mkdir(parents=True)
+    record.write_text(text)
+    return record
+
+
+def test_manifest_from_before_the_check(store: EnvironmentStore) -> None:
+    store.add(make_record("old"))
+    manifest = store.root / "old" / "environment.json"
+    fields = msgspec.json.decode(manifest.read_bytes())
+    del fields["warm_start"]
+    manifest.write_bytes(msgspec.json.encode(fields))
+    record = store.get("old")
+    assert record == make_record("old")
+    assert not may_start_warm(record, "x")
+    assert store.view(record).warm_start is None
+
+
+@pytest.mark.parametrize("outcome", list(WarmOutcome))
+def test_only_the_same_answers_with_the_same_packages_start_warm(outcome: WarmOutcome) -> None:
+    record = msgspec.structs.replace(make_record("a"), warm_start=make_check("now", outcome))
+    assert may_start_warm(record, "now") == (outcome is WarmOutcome.SAME)
+    assert not may_start_warm(record, "later")
+
+
+def test_stamp_changes_with_every_package(tmp_path: Path) -> None:
+    stamps = [packages_stamp(tmp_path)]
+    changed = install_package(tmp_path, "one-1.0")
+    stamps.append(packages_stamp(tmp_path))
+    install_package(tmp_path, "two-2.0")
+    stamps.append(packages_stamp(tmp_path))
+    changed.write_text("other files")
+    stamps.append(packages_stamp(tmp_path))
+    changed.parent.rename(changed.parent.with_name("one-1.1.dist-info"))
+    stamps.append(packages_stamp(tmp_path))
+    assert len(set(stamps)) == len(stamps)
+    assert packages_stamp(tmp_path) == stamps[-1]
+
+
+def test_a_check_is_noted_and_gets_stale_with_the_packages(store: EnvironmentStore) -> None:
+    directory = store.root / "a"
+    python = str(directory / "bin" / "python")
+    store.add(msgspec.structs.replace(make_record("a"), launch=[python, "-m", "x"]))
+    store.note_warm_start("a", make_check(packages_stamp(directory)))
+    seen = store.view(store.get("a")).warm_start
+    assert seen is not None
+    assert (seen.outcome, seen.warm_s) == (WarmOutcome.SAME, 1.04)
+
+    install_package(directory, "new-1.0")
+    record = store.get("a")
+    assert record.warm_start is not None
+    assert record.warm_start.outcome is WarmOutcome.SAME
+    seen = store.view(record).warm_start
+    assert seen is not None
+    assert seen.outcome is WarmOutcome.STALE
+    assert "packages changed" in seen.reason
+
+
+def test_lists_of_modules_are_for_one_build() -> None:
+    record = make_record("a")
+    assert "vllm.v1.engine.core" in (preload_modules(record) or [])
+    assert preload_modules(msgspec.structs.replace(record, vllm_version="0.32.1")) is None
+    assert preload_modules(msgspec.structs.replace(record, platform="cuda")) is None
+    assert preload_modules(msgspec.structs.replace(record, launch=["vllm", "serve"])) is None

@@ -49,6 +49,7 @@ def test_complete_environment_stays_as_it_is(tmp_path: Path) -> None:
     lines: list[str] = []
     assert install(store, platform="cpu", report=lines.append) == record
     assert lines == ["cpu-0.32.0 is installed already"]
+    assert store.get("cpu-0.32.0").warm_start is None
 
 
 @pytest.mark.parametrize("version", [(3, 10), (3, 15)])
