@@ -128,7 +128,7 @@ class EngineSettings(_Section, frozen=True, kw_only=True):
     retry_most: str | float = "5m"
     """Longest pause between two tries."""
     max_attempts: Positive = 5
-    """Failed loads in a row after which only a person starts the model again."""
+    """Failures in a row, or within an hour, after which only a person starts the model again."""
     keep_logs: Positive = 5
     """Logs kept for each model, one for each time that it was loaded."""
     log_size: str | int = "256MiB"

@@ -1,8 +1,12 @@
+import errno
+import os
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from appliance.engine.failure import classify
+from appliance.engine.failure import classify, not_started, seen_by_us
 from appliance.protocol.engines import Failure, FailureCause
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -203,3 +207,154 @@ def test_message_is_cut_to_a_readable_length() -> None:
     failure = explain([f"KeyError: {'x' * 5000}"])
     assert len(failure.message) == 500
     assert failure.message.endswith("…")
+
+
+KILLED_CORE = (
+    "RuntimeError: Engine core initialization failed. See root cause above."
+    " Failed core proc(s): {'EngineCore': -9}"
+)
+LAST_WORDS = f"{CORE} EngineCore failed to start."
+
+
+def explain_kill(lines: list[str], exit_status: int | None) -> Failure:
+    return classify(
+        lines, first_line=1, exit_status=exit_status, at=AT, attempts=1, model="m", oom_killed=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "exit_status"),
+    [
+        ([], 137),
+        ([KILLED_CORE], 1),
+        (["(APIServer pid=1) ERROR 11-21 08:57:34 [x.py:1] Worker proc X died unexpectedly"], 0),
+        # Follows from the death: it is not what the engine gives as its reason.
+        (["ConnectionResetError: [Errno 104] Connection reset by peer"], 137),
+    ],
+)
+def test_kill_by_the_kernel(lines: list[str], exit_status: int) -> None:
+    failure = explain_kill(lines, exit_status)
+    assert failure.cause is FailureCause.OOM_KILLED
+    assert "`appliance set m --context N`" in failure.hint
+    assert failure.log_line is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "exit_status", "cause"),
+    [
+        # It ended by itself; the kernel killed somebody else.
+        ([], 1, FailureCause.CRASHED),
+        ([], 139, FailureCause.CRASHED),
+        ([f"{CORE} OSError: [Errno 28] No space left on device"], 137, FailureCause.DISK_FULL),
+        ([LAST_WORDS, f"{CORE} KeyError: 'x'"], 137, FailureCause.CRASHED),
+    ],
+)
+def test_what_is_known_otherwise_is_no_kill_by_the_kernel(
+    lines: list[str], exit_status: int, cause: FailureCause
+) -> None:
+    assert explain_kill(["fine", *lines], exit_status).cause is cause
+
+
+def test_kill_without_want_of_memory() -> None:
+    assert explain([KILLED_CORE]).cause is FailureCause.KILLED
+
+
+def test_kernel_knows_better_who_killed() -> None:
+    by_kernel = explain_kill([], 137)
+    assert seen_by_us(by_kernel, FailureCause.KILLED, "gone", "m") == by_kernel
+    seen = seen_by_us(explain([], 137), FailureCause.KILLED, "gone", "m")
+    assert (seen.cause, seen.message) == (FailureCause.KILLED, "gone")
+    assert "`appliance load m`" in seen.hint
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        (FailureCause.STALLED, "stall_timeout"),
+        (FailureCause.HUNG, "hang_timeout"),
+        (FailureCause.CRASHED, "`appliance logs m`"),
+    ],
+)
+def test_hint_to_what_we_saw(cause: FailureCause, words: str) -> None:
+    assert words in seen_by_us(explain([]), cause, "so it was", "m").hint
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [
+        (errno.ENOSPC, FailureCause.DISK_FULL),
+        (errno.ENOMEM, FailureCause.OUT_OF_MEMORY),
+        (errno.EMFILE, FailureCause.SOCKET),
+        (errno.ENOENT, FailureCause.NO_ENVIRONMENT),
+    ],
+)
+def test_engine_that_could_not_be_started(number: int, cause: FailureCause) -> None:
+    failure = not_started(OSError(number, os.strerror(number)), AT, 1, "m")
+    assert failure.cause is cause
+    assert os.strerror(number) in failure.message
+    assert "{" not in failure.hint
+
+
+def test_kv_cache_hint_names_the_context_that_fits() -> None:
+    line = (
+        f"{CORE} ValueError: To serve at least one request with the model's max seq len (131072),"
+        " (0.12 GiB KV cache is needed, which is larger than the available KV cache memory"
+        " (0.06 GiB). Based on the available memory, the estimated maximum model length is 65408."
+        " Try increasing `gpu_memory_utilization` (which also controls CPU memory on the CPU"
+    )
+    failure = classify([line], first_line=1, exit_status=1, at=AT, attempts=1, model="org/m")
+    assert "`appliance set org/m --context 65408`" in failure.hint
+    assert failure.message.endswith("the estimated maximum model length is 65408.")
+
+
+def test_errors_before_the_engines_last_words_are_no_reason() -> None:
+    """A ready engine logs what clients do wrong."""
+    lines = [
+        "(APIServer pid=1) ERROR 11-21 08:00:00 [serving.py:1] ValueError: Invalid value for n",
+        "(EngineCore pid=2) ERROR 11-21 08:57:34 [core.py:1512] EngineCore encountered a fatal"
+        " error.",
+        f"{CORE} torch.OutOfMemoryError: CUDA out of memory.",
+    ]
+    assert explain(lines).cause is FailureCause.OUT_OF_MEMORY
+
+
+def test_source_lines_of_a_traceback_are_no_errors() -> None:
+    lines = [
+        LAST_WORDS,
+        f'{CORE}   File "/env/x.py", line 1, in f',
+        f"{CORE}     raise FileNotFoundError(f'No such file or directory: {{x}}')",
+        f"{CORE} KeyError: 'lm_head.weight'",
+    ]
+    assert explain(lines).cause is FailureCause.CRASHED
+    assert explain(lines).last_lines == [
+        "EngineCore failed to start.",
+        "KeyError: 'lm_head.weight'",
+    ]
+
+
+def test_argument_that_pydantic_refuses_is_named() -> None:
+    failure = explain(
+        [
+            "pydantic_core._pydantic_core.ValidationError: 2 validation errors for ModelConfig",
+            "hf_overrides.dict[str,any]",
+            "  Input should be a valid dictionary [type=dict_type, input_value='{nope']",
+        ]
+    )
+    assert failure.cause is FailureCause.BAD_ARGUMENT
+    assert failure.message.endswith(
+        "hf_overrides.dict[str,any]: Input should be a valid dictionary"
+    )
+    assert failure.log_line == 3
+
+
+@given(
+    st.lists(st.text(max_size=60), max_size=20), st.none() | st.integers(-64, 255), st.booleans()
+)
+def test_anything_is_explained(lines: list[str], exit_status: int | None, killed: bool) -> None:
+    failure = classify(
+        lines, first_line=5, exit_status=exit_status, at=AT, attempts=1, oom_killed=killed
+    )
+    assert failure.message
+    assert failure.hint
+    assert failure.log_line is None or 5 <= failure.log_line < 5 + len(lines)
+    assert len(failure.last_lines) <= 12
