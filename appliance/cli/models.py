@@ -11,6 +11,7 @@ from appliance.errors import join_sentences
 from appliance.protocol.engines import Engine, EngineState
 from appliance.protocol.models import Model
 from appliance.protocol.placement import PlanVerdict
+from appliance.protocol.system import Snapshot
 from appliance.units import format_duration, format_size
 
 _ENDED = {EngineState.STOPPED, EngineState.FAILED}
@@ -94,6 +95,10 @@ def _ps(args: argparse.Namespace) -> int:
             ]
         )
     print_table(["NAME", "STATE", "DEVICE", "MEMORY", "RUNNING", "WAITING", "UNLOADS"], rows)
+    for launcher in client.get("/admin/v1/state", Snapshot).server.launchers:
+        memory = f", {format_size(launcher.memory_bytes)}" if launcher.memory_bytes else ""
+        problem = f": {launcher.problem}" if launcher.problem else ""
+        print(f"\nwarm launcher {launcher.environment}: {launcher.state}{memory}{problem}")
     return 0
 
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from appliance.config.settings import CgroupUse
+from appliance.engine import guardian
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +88,10 @@ class EngineCgroups:
         if self.root is None:
             return 0
         found = [path for path in self.root.glob(f"{self._prefix}*") if path.is_dir()]
+        shared = guardian.shared_memory([pid for path in found for pid in _members(path)])
         for path in found:
             end_cgroup(path)
+        guardian.remove_shared_memory(shared)
         return len(found)
 
 
@@ -142,6 +145,13 @@ def end_cgroup(path: Path) -> bool:
             time.sleep(0.02)
         else:
             return True
+
+
+def _members(path: Path) -> list[int]:
+    try:
+        return [int(pid) for pid in (path / "cgroup.procs").read_text().split()]
+    except OSError:
+        return []
 
 
 def _controllers(root: Path) -> list[str]:

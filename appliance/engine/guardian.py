@@ -182,8 +182,7 @@ class Guardian:
         signal_all(descendants(os.getpid()))
 
     def _note_shared_memory(self) -> None:
-        for pid in descendants(os.getpid()):
-            self._shared |= shared_memory(pid)
+        self._shared |= shared_memory(descendants(os.getpid()))
 
     def _reap(self) -> bool:
         """Collect the dead; True when no child is left."""
@@ -244,31 +243,30 @@ def is_tracker(pid: int) -> bool:
         return False
 
 
-def shared_memory(pid: int) -> set[str]:
-    """Files in /dev/shm that a process has mapped and that are of a known kind."""
-    try:
-        with open(f"/proc/{pid}/maps", "rb") as file:  # noqa: PTH123
-            lines = [line for line in file if b" /dev/shm/" in line]
-    except OSError:
-        return set()
-    paths = (line[line.index(b"/dev/shm/") :].strip().decode() for line in lines)
-    return {
-        path
-        for path in paths
-        if path.rpartition("/")[0] == "/dev/shm"  # noqa: S108
-        and path.rpartition("/")[2].startswith(_SHARED_MEMORY)
-        and not path.endswith(" (deleted)")
-    }
+def shared_memory(pids: list[int]) -> set[str]:
+    """Files in /dev/shm that these processes have mapped and that are of a known kind.
+
+    By inode: a semaphore is mapped under the temporary name that sem_open(3) gave it first.
+    """
+    files = {}
+    with contextlib.suppress(OSError), os.scandir("/dev/shm") as entries:  # noqa: S108
+        files = {
+            entry.inode(): entry.path for entry in entries if entry.name.startswith(_SHARED_MEMORY)
+        }
+    found = set()
+    for pid in pids if files else []:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", "rb") as file:  # noqa: PTH123
+            # address, rights, offset, device, inode, path (proc_pid_maps(5))
+            inodes = {int(line.split()[4]) for line in file if b" /dev/shm/" in line}
+            found |= {files[inode] for inode in inodes if inode in files}
+    return found
 
 
 def remove_shared_memory(paths: set[str]) -> None:
     """Remove what dead processes left, unless somebody else has it mapped."""
     left = {path for path in paths if os.path.exists(path)}  # noqa: PTH110
-    if not left:
-        return
-    for name in os.listdir("/proc"):  # noqa: PTH208
-        if name.isdigit():
-            left -= shared_memory(int(name))
+    if left:
+        left -= shared_memory([int(name) for name in os.listdir("/proc") if name.isdigit()])  # noqa: PTH208
     for path in left:
         with contextlib.suppress(OSError):
             os.unlink(path)  # noqa: PTH108

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from appliance.engine import guardian
 from appliance.engine.cgroup import end_cgroup
-from appliance.engine.child import GuardianChild, SpawnedGuardian
+from appliance.engine.child import ForkedGuardian, GuardianChild, SpawnedGuardian
 from appliance.engine.logs import EngineLog, start_pump
 from appliance.engine.oom import OomKills, oom_kills
 from appliance.engine.proctree import (
@@ -52,6 +52,7 @@ class EngineProcess:
         self._cgroup = cgroup
         self._shared: set[str] = set()
         self._oom_before = oom_before
+        self.was_forked = isinstance(child, ForkedGuardian)
         self.was_oom_killed = False
         """Whether the kernel killed one of its processes for want of memory; known at the end."""
         self._watched: dict[int, int] = {}
@@ -69,6 +70,7 @@ class EngineProcess:
         engine_id: str,
         log: EngineLog,
         on_lines: Callable[[int, list[str]], None],
+        on_update: Callable[[str], None] | None = None,
         grace_s: float,
         cgroup: Path | None = None,
         launcher: WarmLauncher | None = None,
@@ -100,7 +102,8 @@ class EngineProcess:
             raise
         finally:
             os.close(write_end)
-        pump = start_pump(read_end, log, asyncio.get_running_loop(), on_lines)
+        loop = asyncio.get_running_loop()
+        pump = start_pump(read_end, log, loop, on_lines, on_update=on_update)
         return cls(child, engine_id, pump, grace_s, cgroup, oom_before)
 
     def terminate(self) -> None:
@@ -172,8 +175,7 @@ class EngineProcess:
 
     def note_shared_memory(self) -> set[str]:
         """Its files in /dev/shm (blocks); removed at the end, also if the guardian cannot do it."""
-        for info in session_processes(self.pid):
-            self._shared |= guardian.shared_memory(info.pid)
+        self._shared |= guardian.shared_memory(list(self.pids()))
         return self._shared
 
     def pids(self) -> set[int]:

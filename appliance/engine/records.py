@@ -96,7 +96,7 @@ def _end(record: EngineRecord) -> bool:
     pids |= _session_members(record)
     if not pids:
         return False
-    shared = {path for pid in pids for path in guardian.shared_memory(pid)}
+    shared = guardian.shared_memory(list(pids))
     deadline = time.monotonic() + _SWEEP_S
     while pids and time.monotonic() < deadline:
         kill_all(list(pids))

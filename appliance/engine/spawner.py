@@ -39,6 +39,7 @@ class EngineSpawner:
         *,
         log: EngineLog,
         on_lines: Callable[[int, list[str]], None],
+        on_update: Callable[[str], None],
         grace_s: float,
     ) -> EngineProcess:
         """Start an engine; its record is written before and completed after. Raises OSError."""
@@ -62,6 +63,7 @@ class EngineSpawner:
             engine_id=spec.engine_id,
             log=log,
             on_lines=on_lines,
+            on_update=on_update,
             grace_s=grace_s,
             cgroup=cgroup,
             launcher=await self._launcher(spec, environment),

@@ -64,6 +64,7 @@ class EngineSupervisor:
         environment: EnvironmentRecord,
         *,
         log_file: Path,
+        log_bytes: int,
         limits: EngineLimits,
         spawner: EngineSpawner,
         earlier_loads: list[LoadRecord],
@@ -75,7 +76,7 @@ class EngineSupervisor:
         self.spec = spec
         self.placement = placement
         self.environment = environment
-        self.log = EngineLog(log_file, spec.engine_id, spec.model)
+        self.log = EngineLog(log_file, spec.engine_id, spec.model, limit_bytes=log_bytes)
         self.connections = EngineConnections(spec.socket)
         self.state = EngineState.STARTING
         self.failure: Failure | None = None
@@ -128,6 +129,7 @@ class EngineSupervisor:
             load_s=self.load_s,
             memory_bytes=self.memory_bytes,
             log_lines=self.log.line_count,
+            was_forked=self._process.was_forked if self._process else False,
         )
 
     async def run(self, on_ready: Callable[[], None]) -> None:
@@ -193,6 +195,7 @@ class EngineSupervisor:
                 [share.device_id for share in self.placement.shares],
                 log=self.log,
                 on_lines=self._on_lines,
+                on_update=self._note_progress,
                 grace_s=self._limits.stop_s,
             )
         except OSError as error:
@@ -292,10 +295,15 @@ class EngineSupervisor:
         )
 
     def _on_lines(self, first_line: int, lines: list[str]) -> None:
-        now = time.monotonic()
         self.log.deliver(first_line, lines)
         shortened = [line[:_LONGEST_READ] for line in lines]
         self._last_lines.extend(shortened)
+        self._note_progress(*shortened)
+
+    def _note_progress(self, *lines: str) -> None:
+        """Lines of the log, or the state of a progress bar whose line has not ended."""
+        now = time.monotonic()
+        shortened = [line[:_LONGEST_READ] for line in lines]
         if self.state is EngineState.LOADING and self._loading.feed(shortened, now):
             self._progress = self._loading.progress(now)
             self._changed()

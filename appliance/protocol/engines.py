@@ -113,6 +113,8 @@ class Engine(Wire, frozen=True, kw_only=True):
     memory_bytes: int = 0
     """Measured; 0 before the first sample."""
     log_lines: int = 0
+    was_forked: bool = False
+    """From a warm launcher; else it was started in the plain way."""
 
 
 class LogWindow(Wire, frozen=True, kw_only=True):

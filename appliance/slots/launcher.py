@@ -87,6 +87,7 @@ class EngineLauncher:
             placement_of(rooms, estimate),
             environment,
             log_file=self._log_file(known.id, engine_id, keep_logs_of),
+            log_bytes=self._settings.log_size_bytes,
             limits=EngineLimits(
                 stall_s=self._settings.stall_timeout_s,
                 stop_s=self._settings.stop_timeout_s,

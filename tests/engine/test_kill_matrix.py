@@ -138,19 +138,19 @@ def leftovers(server: ServerProcess) -> set[str]:
 
 
 def orphaned_shared_memory() -> set[str]:
-    names = {
-        file.name
-        for file in Path("/dev/shm").iterdir()
-        if file.name.startswith(("psm_", "sem.mp-", "vllm_"))
-    }
+    with os.scandir("/dev/shm") as entries:
+        kinds = ("psm_", "sem.mp-", "vllm_")
+        files = {entry.inode(): entry.name for entry in entries if entry.name.startswith(kinds)}
     for info in all_processes():
-        if names:
+        if files:
             try:
-                maps = Path(f"/proc/{info.pid}/maps").read_text()
+                maps = Path(f"/proc/{info.pid}/maps").read_text().splitlines()
             except OSError:
                 continue
-            names = {name for name in names if name not in maps}
-    return names
+            for line in maps:
+                if "/dev/shm/" in line:
+                    files.pop(int(line.split()[4]), None)
+    return set(files.values())
 
 
 def come_to(server: ServerProcess, moment: str) -> Client | None:

@@ -45,8 +45,7 @@ def launchers(server: ServerProcess) -> list[int]:
 def is_forked(server: ServerProcess, model: str) -> bool:
     engine_id = server.model(model)["engine_id"]
     engines = {engine["id"]: engine for engine in server.state()["engines"]}
-    info = process_info(engines[engine_id]["pid"])
-    return info is not None and info.name.startswith("appliance-guard")
+    return bool(engines[engine_id]["was_forked"])
 
 
 def test_forked_and_plain_engines_answer_the_same_and_the_launcher_may_die(
@@ -64,12 +63,33 @@ def test_forked_and_plain_engines_answer_the_same_and_the_launcher_may_die(
 
     (launcher,) = launchers(server)
     os.kill(launcher, signal.SIGKILL)
-    wait_until(lambda: not launchers(server))
+    wait_until(lambda: launcher not in launchers(server))
     assert answer(server, "forked") == forked
     server.admin("POST", "/models/forked/unload")
     wait_until(lambda: server.model("forked")["state"] == "stopped")
+
+    def launcher_is_back() -> bool:
+        (now,) = server.state()["server"]["launchers"]
+        return bool(now["state"] == "warm" and now["pid"] != launcher)
+
+    wait_until(launcher_is_back, LOAD_S)
     assert answer(server, "forked") == forked
-    assert not is_forked(server, "forked")
+    assert is_forked(server, "forked")
+
+
+def test_what_a_launcher_holds_is_known_and_counted(
+    make_server: MakeServer, prepared: Path
+) -> None:
+    server = make_server(CONFIG)
+
+    def held() -> int:
+        (launcher,) = server.state()["server"]["launchers"]
+        return int(launcher["memory_bytes"])
+
+    wait_until(lambda: held() > 256 * 1024**2, LOAD_S, "memory of the launcher")
+    (device,) = server.state()["devices"]
+    assert device["launcher_bytes"] > 256 * 1024**2
+    assert device["used_bytes"] >= device["launcher_bytes"]
 
 
 def test_a_server_that_is_killed_takes_its_launcher_and_forked_engines_along(

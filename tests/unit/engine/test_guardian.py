@@ -249,7 +249,7 @@ def test_shared_memory_that_somebody_else_uses_stays(start: Start, tmp_path: Pat
         )
         child = start(f'exec {sys.executable} -c "{attach}"')
         wait_until(lambda: (tmp_path / "name").exists(), LIMIT_S, "attached")
-        assert f"/dev/shm/{ours.name}" in guardian.shared_memory(os.getpid())
+        assert f"/dev/shm/{ours.name}" in guardian.shared_memory([os.getpid()])
         guardian.remove_shared_memory({f"/dev/shm/{ours.name}"})
         assert Path(f"/dev/shm/{ours.name}").exists()
         send(child, b"k")
