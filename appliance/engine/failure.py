@@ -23,7 +23,10 @@ from appliance.engine.tracebacks import Statement, statements
 from appliance.protocol.engines import Failure, FailureCause
 
 _Cause = FailureCause
-_ERROR_LINE = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|\.error)(?:: .+)?$")
+_ERROR_LINE = re.compile(
+    r"^[A-Za-z_][\w.]*(?:Error|Exception|Interrupt|\.error)(?:: .+)?$"
+    r"|^Fatal Python error: |^terminate called after throwing"
+)
 _ERROR_CLASS = re.compile(r"^(?:[A-Za-z_][\w.]*(?:Error|Exception|\.error): |Value error, )+")
 # What vLLM appends for programmers or as a list of all that it knows.
 _TAIL = re.compile(
@@ -89,11 +92,13 @@ def classify(
     root = _root(said, model)
     number = _signal(lines, exit_status)
     was_killed = number == signal.SIGKILL or any("died unexpectedly" in line for line in lines)
-    if oom_killed and was_killed and (root is None or not _is_certain(root, said)):
+    if was_killed and root is not None and not _is_certain(root, said):
+        # Clients' errors, and what others say of the death: nobody who is killed says why.
         root = None
-        cause, message, hint = _oom_killed()
-    elif root is not None:
+    if root is not None:
         cause, message, hint = root.cause, root.message, root.hint
+    elif was_killed and oom_killed:
+        cause, message, hint = _oom_killed()
     else:
         cause, message, hint = _by_end(number, exit_status)
     return Failure(
@@ -152,7 +157,7 @@ def not_started(error: OSError, at: datetime, attempts: int, model: str = "MODEL
 
 def _root(said: list[Statement], model: str) -> _Root | None:
     """The first error that is no consequence, and rather one of the engine's last words."""
-    last_words = _last_words(said)
+    last_words = _last_words(said) or 0
     errors = [
         index
         for index, each in enumerate(said)
@@ -171,8 +176,8 @@ def _root(said: list[Statement], model: str) -> _Root | None:
     return None
 
 
-def _last_words(said: list[Statement]) -> int:
-    return next((at for at, each in enumerate(said) if LAST_WORDS.search(each.text)), 0)
+def _last_words(said: list[Statement]) -> int | None:
+    return next((at for at, each in enumerate(said) if LAST_WORDS.search(each.text)), None)
 
 
 def _is_certain(root: _Root, said: list[Statement]) -> bool:
@@ -180,7 +185,7 @@ def _is_certain(root: _Root, said: list[Statement]) -> bool:
     if root.cause is not _Cause.CRASHED:
         return True
     begin = _last_words(said)
-    return begin > 0 and root.statement.line >= said[begin].line
+    return begin is not None and root.statement.line >= said[begin].line
 
 
 def _by_rule(said: list[Statement], index: int, model: str) -> _Root | None:

@@ -223,7 +223,7 @@ CONSEQUENCES = re.compile(
 # Where an engine begins to tell why it ends.
 LAST_WORDS = re.compile(
     r"EngineCore failed to start|EngineCore encountered a fatal error|WorkerProc failed to start"
-    r"|WorkerProc hit an exception"
+    r"|WorkerProc hit an exception|^Fatal Python error: |^terminate called after throwing"
 )
 # vLLM's own word for a process that ended by a signal: `{'EngineCore': -9}`, `exit code: -9`.
 SIGNALLED = re.compile(r"(?:Failed core proc\(s\): \{'[^']+': |exit code:? )-(?P<number>\d+)")

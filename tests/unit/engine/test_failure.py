@@ -257,6 +257,19 @@ def test_what_is_known_otherwise_is_no_kill_by_the_kernel(
 
 def test_kill_without_want_of_memory() -> None:
     assert explain([KILLED_CORE]).cause is FailureCause.KILLED
+    client = "(APIServer pid=1) ERROR 11-21 08:00:00 [serving.py:1] KeyError: 'x'"
+    assert explain([client], exit_status=137).cause is FailureCause.KILLED
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["Fatal Python error: Segmentation fault", "terminate called after throwing an instance"],
+)
+def test_crash_of_native_code_is_told_by_its_last_words(line: str) -> None:
+    """The rest of the tree is killed after it, by us."""
+    failure = explain([line, "Thread 0x00007f (most recent call first):"], exit_status=137)
+    assert failure.cause is FailureCause.CRASHED
+    assert failure.message == line
 
 
 def test_kernel_knows_better_who_killed() -> None:
