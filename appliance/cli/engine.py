@@ -10,10 +10,13 @@ from collections.abc import Callable
 
 import msgspec
 
+from appliance.cli.output import print_json
 from appliance.config.paths import find_paths
 from appliance.engine.environments import EnvironmentRecord, EnvironmentStore
 from appliance.engine.installer import DEFAULT_NAMES, check, install
+from appliance.engine.pip_run import Report
 from appliance.engine.warm_check import describe, is_prepared
+from appliance.protocol.system import WarmOutcome
 from appliance.units import format_size
 
 
@@ -29,7 +32,8 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "check",
         help="check warm starts of an environment again",
         description="Start a tiny model in the plain way and forked from a process that has "
-        "imported vLLM. Only if the answers are identical will engines be forked. Takes a minute.",
+        "imported vLLM. Engines are forked only if the answers are identical; if not, the exit "
+        "status is 1. Takes a minute.",
     )
     checking.add_argument("name", nargs="?", metavar="NAME", help="default: the one in use")
     checking.set_defaults(func=_check)
@@ -72,39 +76,43 @@ def _store() -> EnvironmentStore:
 
 
 def _install(args: argparse.Namespace) -> int:
-    store, cache = _store(), find_paths().cache
+    store, cache, report = _store(), find_paths().cache, _reporter(args)
     if args.if_missing and any(record.name == store.in_use() for record in store.records()):
         record = store.get()
-        _report(f"{record.name} is in use: vLLM {record.vllm_version}")
+        report(f"{record.name} is in use: vLLM {record.vllm_version}")
         if args.no_check or is_prepared(record, cache):
-            return 0
-        return _interruptible(lambda: check(store, record.name, cache=cache, report=_report))
-    return _interruptible(
+            return _run(args, lambda: record)
+        return _run(args, lambda: check(store, record.name, cache=cache, report=report))
+    return _run(
+        args,
         lambda: install(
             store,
             platform=args.platform,
             name=args.name,
             cache=None if args.no_check else cache,
-            report=_report,
-        )
+            report=report,
+        ),
     )
 
 
 def _check(args: argparse.Namespace) -> int:
-    cache = find_paths().cache
-    return _interruptible(
-        lambda: check(_store(), args.name, cache=cache, again=True, report=_report)
-    )
+    store, cache, report = _store(), find_paths().cache, _reporter(args)
+    status = _run(args, lambda: check(store, args.name, cache=cache, again=True, report=report))
+    view = store.view(store.get(args.name))
+    is_same = view.warm_start is not None and view.warm_start.outcome is WarmOutcome.SAME
+    return status or int(not is_same)
 
 
-def _interruptible(work: Callable[[], EnvironmentRecord]) -> int:
+def _run(args: argparse.Namespace, work: Callable[[], EnvironmentRecord]) -> int:
     # So that pip and engines end with us when a service manager or `kill` ends us.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        work()
+        record = work()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+    if args.json:
+        print_json(_store().view(record))
     return 0
 
 
@@ -140,5 +148,10 @@ def _remove(args: argparse.Namespace) -> int:
     return 0
 
 
-def _report(line: str) -> None:
-    print(line, flush=True)
+def _reporter(args: argparse.Namespace) -> Report:
+    """Prints progress, out of the way of JSON."""
+
+    def report(line: str) -> None:
+        print(line, file=sys.stderr if args.json else sys.stdout, flush=True)
+
+    return report
