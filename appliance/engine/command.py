@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.engine.environments import EnvironmentRecord
+from appliance.engine.guardian import TEMPORARY_VARIABLE
 from appliance.engine.proctree import ENGINE_VARIABLE
 from appliance.protocol.devices import DeviceKind
 from appliance.protocol.models import ModelSettings
@@ -41,6 +42,8 @@ class EngineSpec:
     """Cores that this process may use."""
     socket: Path
     cache: Path
+    temporary: Path | None = None
+    """A directory of its own, which goes with the engine."""
 
 
 def build_argv(spec: EngineSpec, environment: EnvironmentRecord) -> list[str]:
@@ -74,6 +77,8 @@ def build_env(
     """The engine's environment variables."""
     env = build_base_env(spec.device_kind, environment, spec.cache, environ)
     env[ENGINE_VARIABLE] = spec.engine_id
+    if spec.temporary is not None:
+        env["TMPDIR"] = env[TEMPORARY_VARIABLE] = str(spec.temporary)
     if spec.device_kind is DeviceKind.GPU:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in spec.device_indices)
     else:

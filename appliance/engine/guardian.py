@@ -4,7 +4,8 @@ Why it exists: a SIGKILL of vLLM's API server leaves its engine core and workers
 SIGKILL of the appliance would leave everything behind. The guardian is a child subreaper
 (prctl(2)), so every orphan of the tree becomes its child, and it holds the read end of a pipe
 whose write end only the appliance holds, so it learns at once when the appliance is gone. It ends
-only when no process of the tree is left, nor anything of theirs in /dev/shm.
+only when no process of the tree is left, nor anything of theirs in /dev/shm, nor the directory for
+temporary files that VLLM_APPLIANCE_TEMPORARY names.
 
 Standard input takes commands: `t` asks the engine to end and kills it after the grace period, `k`
 kills at once; end of file means that the appliance is gone and works like `t`. The exit status is
@@ -20,11 +21,13 @@ import ctypes
 import os
 import resource
 import select
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
 
+TEMPORARY_VARIABLE = "VLLM_APPLIANCE_TEMPORARY"
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -118,6 +121,8 @@ class Guardian:
                 self._begin_end()
             self._keep_deadlines()
         remove_shared_memory(self._shared)
+        if temporary := os.environ.get(TEMPORARY_VARIABLE):
+            shutil.rmtree(temporary, ignore_errors=True)
         return self._status if self._status is not None else 1
 
     def _take_wake_ups(self) -> None:

@@ -52,6 +52,7 @@ class EngineProcess:
         self._cgroup = cgroup
         self._shared: set[str] = set()
         self._oom_before = oom_before
+        self._is_closed = False
         self.was_forked = isinstance(child, ForkedGuardian)
         self.was_oom_killed = False
         """Whether the kernel killed one of its processes for want of memory; known at the end."""
@@ -127,10 +128,15 @@ class EngineProcess:
         return status
 
     def _close_accounts(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
         now = oom_kills(self._cgroup)
         self.was_oom_killed = now.has_grown_since(self._oom_before)
         if self._cgroup is not None:
             end_cgroup(self._cgroup)
+        # Of processes that were killed before the guardian could look.
+        guardian.remove_shared_memory(self._shared)
 
     def _end_rest(self) -> None:
         self.note_shared_memory()
@@ -138,7 +144,6 @@ class EngineProcess:
         marked = [info.pid for info in processes_with_variable(ENGINE_VARIABLE, self._engine_id)]
         kill_all(marked)
         wait_gone(marked, 5.0)
-        guardian.remove_shared_memory(self._shared)
 
     async def wait_ended(self) -> int:
         """As `wait`, for a tree that was told to end: a guardian that hangs is killed as well."""

@@ -6,6 +6,7 @@ by itself when its server dies; the sweep is for the case that the guardian died
 
 import hashlib
 import logging
+import shutil
 import time
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +44,7 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     start_ticks: int | None = None
     cgroup: str | None = None
+    temporary: str | None = None
     shared_memory: list[str] = []
     """Its files in /dev/shm, as soon as it is ready."""
 
@@ -78,6 +80,8 @@ def sweep(directory: Path) -> list[str]:
         was_alive = _end(record)
         if record.cgroup is not None:
             end_cgroup(Path(record.cgroup))
+        if record.temporary is not None:
+            shutil.rmtree(record.temporary, ignore_errors=True)
         if record.boot_id == boot_id():
             guardian.remove_shared_memory(set(record.shared_memory))
         if was_alive:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,8 +55,11 @@ class EngineSpawner:
             boot_id=boot_id(),
             created_at=datetime.now(UTC),
             cgroup=None if cgroup is None else str(cgroup),
+            temporary=None if spec.temporary is None else str(spec.temporary),
         )
         await self._write(record)
+        if spec.temporary is not None:
+            await asyncio.to_thread(spec.temporary.mkdir, mode=0o700)
         process = await EngineProcess.spawn(
             argv,
             build_env(spec, environment, os.environ),
@@ -82,9 +86,11 @@ class EngineSpawner:
             await self._write(msgspec.structs.replace(record, shared_memory=sorted(names)))
 
     async def forget(self, engine_id: str) -> None:
-        """Nothing of the engine is left."""
-        self._written.pop(engine_id, None)
+        """No process of the engine is left: nor is anything else."""
+        record = self._written.pop(engine_id, None)
         try:
+            if record is not None and record.temporary is not None:
+                await asyncio.to_thread(shutil.rmtree, record.temporary, ignore_errors=True)
             await asyncio.to_thread(remove_record, self._records, engine_id)
         except OSError as error:
             # The next start sweeps it.

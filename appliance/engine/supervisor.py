@@ -37,7 +37,10 @@ _PROBE_EVERY_S = 0.1
 _LOOK_EVERY_S = 0.5
 # A process that dies during a load usually says why, and vLLM ends by itself.
 _LAST_WORDS_S = 1.0
-_KEPT_LINES = 400
+# Of an engine that stops, the first process is usually gone half a second after the others.
+_LEFT_BEHIND_S = 5.0
+# The tracebacks of several ranks, or all options of vLLM, may stand after the line that counts.
+_KEPT_LINES = 2000
 # What matters of a line stands at its beginning; engines print whole tensors on occasion.
 _LONGEST_READ = 500
 
@@ -288,6 +291,10 @@ class EngineSupervisor:
         on_ready()
 
     def _on_worker_death(self, name: str) -> None:
+        if self._stop_reason is not None:
+            # Without its core vLLM may wait for it until the grace period is over.
+            asyncio.get_running_loop().call_later(_LEFT_BEHIND_S, self._end_now)
+            return
         self._give_up(
             FailureCause.KILLED,
             f"Its process {name} ended unexpectedly.",

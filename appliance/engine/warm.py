@@ -23,6 +23,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -276,6 +277,8 @@ def set_environment(wanted: dict[str, str], added: dict[str, str]) -> None:
     for name, value in target.items():
         if os.environ.get(name) != value:
             os.environ[name] = value
+    # It remembers TMPDIR as it was at the first question.
+    tempfile.tempdir = None
 
 
 def apply_thread_count() -> None:

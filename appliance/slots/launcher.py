@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from appliance.registry.registry import KnownModel
 from appliance.slots.history import LoadHistory, fingerprint
 from appliance.slots.planner import DeviceRoom
 from appliance.slots.views import placement_of
+
+# vLLM puts sockets with names of 36 letters there; a path of a socket has at most 107 (unix(7)).
+_LONGEST_TEMPORARY = 66
 
 
 class EngineLauncher:
@@ -81,6 +85,7 @@ class EngineLauncher:
             cpu_cores=tuple(sorted(os.sched_getaffinity(0))),
             socket=self._paths.engine_records / f"{engine_id}.sock",
             cache=self._paths.cache,
+            temporary=_temporary(engine_id),
         )
         return EngineSupervisor(
             spec,
@@ -111,3 +116,9 @@ class EngineLauncher:
         for file in may_go[: max(len(old) - self._settings.keep_logs + 1, 0)]:
             remove_log(file)
         return directory / f"{slug}.{engine_id}.log"
+
+
+def _temporary(engine_id: str) -> Path | None:
+    """For files that vLLM leaves behind; None: the name would be too long for its sockets in it."""
+    path = Path(tempfile.gettempdir()) / f"va-{engine_id}"
+    return path if len(str(path)) <= _LONGEST_TEMPORARY else None
