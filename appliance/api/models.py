@@ -68,6 +68,7 @@ class ModelController(Controller):
     @staticmethod
     def _changed(model: str, slots: SlotScheduler) -> Model:
         slot = slots.board.slot(model)
+        slots.board.forget_failures(slot)
         slots.board.touch(slot)
         slots.board.tell(slot)
         return slots.board.model(model)

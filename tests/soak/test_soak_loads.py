@@ -1,5 +1,7 @@
 """Hundreds of loads and unloads of a real engine: nothing grows."""
 
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,9 +55,14 @@ def cycle(server: ServerProcess) -> None:
     wait_until(lambda: server.model("tiny")["state"] == "stopped", 60)
 
 
-def test_nothing_grows(tmp_path: Path, prepared: Path) -> None:
-    temporary = tmp_path / "tmp"
-    temporary.mkdir()
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A directory with a short name: vLLM makes sockets in it."""
+    with tempfile.TemporaryDirectory(prefix="va-") as name:
+        yield Path(name)
+
+
+def test_nothing_grows(tmp_path: Path, temporary: Path, prepared: Path) -> None:
     server = start_server(
         tmp_path / "home",
         prepared,
