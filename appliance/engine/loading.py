@@ -6,7 +6,7 @@ from appliance.store.models import LoadRecord
 from appliance.units import MIB
 
 # Probes of ours make the engine read a little as well.
-_LEAST_READ = MIB
+_LEAST_READ = 4 * MIB
 
 
 class Loading:
