@@ -72,12 +72,13 @@ def unload(server: ServerProcess, model: str) -> None:
     wait_until(lambda: server.model(model)["state"] == "stopped", 60)
 
 
-def launcher_mib() -> int:
-    """Private and shared memory of the idle launcher."""
+def launcher_mib(server: ServerProcess) -> int:
+    """Private and shared memory of the server's idle launcher."""
+    assert server.process is not None
     return sum(
         proportional_bytes(info.pid) // MIB
         for info in all_processes()
-        if info.name.startswith("appliance-launc")
+        if info.ppid == server.process.pid and info.name.startswith("appliance-launc")
     )
 
 
@@ -100,19 +101,21 @@ def engines_as_vllm(prepared: Path, folder: Path) -> Path:
     return folder
 
 
+def make_server(way: str, prepared: Path, folder: Path, engines: Path) -> ServerProcess:
+    """A server that starts its engines in this way and knows what scripts/test has found out."""
+    config = CONFIG.format(launcher="true" if way == "launcher" else "false")
+    server = ServerProcess(folder / way, config, engines=engines)
+    server.paths.cache.mkdir(parents=True)
+    (server.paths.cache / "vllm").symlink_to(prepared.parent / "cache/vllm")
+    return server.start()
+
+
 def measure(prepared: Path, rounds: int) -> dict[str, Any]:
     """All rounds; servers of all kinds run side by side, one works at a time."""
     with tempfile.TemporaryDirectory() as folder:
         engines = dict.fromkeys(WAYS, prepared / "engines")
         engines["vllm_default"] = engines_as_vllm(prepared, Path(folder) / "engines")
-        servers = {
-            way: ServerProcess(
-                Path(folder) / way,
-                CONFIG.format(launcher="true" if way == "launcher" else "false"),
-                engines=engines[way],
-            ).start()
-            for way in WAYS
-        }
+        servers = {way: make_server(way, prepared, Path(folder), engines[way]) for way in WAYS}
         try:
             for server in servers.values():
                 for model in MODELS:
@@ -122,10 +125,10 @@ def measure(prepared: Path, rounds: int) -> dict[str, Any]:
                         context_length=2048,
                         kv_cache_bytes=KV_CACHE_BYTES,
                     )
-                    # The first start of an architecture also inspects it, once for an environment.
+                    # The launcher imports, and files are read for the first time.
                     first_token_s(server, model)
                     unload(server, model)
-            idle = launcher_mib()
+            idle = launcher_mib(servers["launcher"])
             assert idle, "engines are not forked: appliance engine list"
             return {
                 "launcher_mib": idle,
