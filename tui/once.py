@@ -10,6 +10,7 @@ from appliance.protocol.system import Snapshot
 from tui.text import format as text
 from tui.text.fit import fit, width_of
 from tui.text.sanitize import sanitize_line
+from tui.text.words import failure_line, launcher_problems, launchers_line
 
 _NONE = "-"
 
@@ -19,6 +20,8 @@ def plain(snapshot: Snapshot) -> str:
     server = snapshot.server
     version = server.vllm_version or "not installed"
     head = f"{server.host}  vLLM {version}  appliance {server.version}  {server.listen}/v1"
+    if launchers := launchers_line(server.launchers):
+        head += f"  {launchers}"
     devices: list[tuple[str, ...]] = [
         ("DEVICE", "KIND", "NAME", "USED GiB", "TOTAL GiB", "LOAD", "TEMP", "POWER", "BY")
     ]
@@ -28,6 +31,8 @@ def plain(snapshot: Snapshot) -> str:
     ]
     models += [_model_cells(model) for model in snapshot.models]
     parts = [sanitize_line(head), "", *_table(devices), "", *_table(models)]
+    if problems := launcher_problems(server.launchers):
+        parts += ["", *(f"warning: {problem}" for problem in problems)]
     if snapshot.alerts:
         parts += ["", *(_alert(a.severity, a.message, a.hint) for a in snapshot.alerts)]
     return "\n".join(parts)
@@ -78,7 +83,7 @@ def _note(model: Model) -> str:
         left = "" if eta is None else f", {text.clock_span(eta)} left (est.)"
         return f"{model.progress.phase.value}{percent}{left}"
     if model.failure is not None:
-        return model.failure.message
+        return f"{failure_line(model.failure)} {model.failure.hint}".rstrip()
     return model.waits_for or _NONE
 
 

@@ -7,7 +7,7 @@ from textual.theme import BUILTIN_THEMES, Theme
 STYLE_NAMES = (
     "title", "muted", "name", "selected", "head", "rule", "key", "cursor", "accent",
     "good", "busy", "asleep", "warn", "error", "banner",
-    "weights", "kv", "other", "free",
+    "weights", "kv", "launcher", "other", "free",
     "debug", "match", "current", "gap",
 )  # fmt: skip
 """Names that rows use; `tui.tcss` gives each its colour as `.row--<name>`."""

@@ -163,6 +163,7 @@ async def test_details_of_a_healthy_model(client: FakeClient) -> None:
         app = await open_live(pilot)
         await pilot.press("enter")
         await until(pilot, lambda: "Qwen3ForCausalLM" in shown(app))
+        assert "engine  eng_bge-m3 · vLLM 0.33.0 · plain start" in shown(app)
         await pilot.press("escape")
         await until(pilot, lambda: isinstance(app.screen, DashboardScreen))
 
@@ -268,3 +269,49 @@ async def test_a_failure_says_what_tries_again(seconds: int | None, said: str) -
         app = await open_live(pilot)
         await pilot.press("enter")
         await until(pilot, lambda: said in shown(app))
+
+
+async def test_details_tell_a_forked_engine() -> None:
+    engine = scenes.engine_of(scenes.QWEN, was_forked=True, load_s=3.2)
+    client = FakeClient(scenes.snapshot(models=[scenes.QWEN], engines=[engine]))
+    async with make_app(client).run_test(size=SIZE) as pilot:
+        app = await open_live(pilot)
+        await pilot.press("enter")
+        await until(pilot, lambda: "vLLM 0.33.0 · forked · loaded in 0:03" in shown(app))
+
+
+async def test_a_failure_says_what_the_series_began_with() -> None:
+    failed = msgspec.structs.replace(scenes.MIXTRAL, first_failure=scenes.FIRST_FAILURE)
+    client = FakeClient(scenes.snapshot(models=[failed]))
+    async with make_app(client).run_test(size=(100, 30)) as pilot:
+        app = await open_live(pilot)
+        await pilot.press("enter")
+        await until(
+            pilot, lambda: "failed first at 11:55:05, files missing: model-000" in shown(app)
+        )
+        assert "Let the server's user read the directory." in shown(app)
+        assert "line 88 of its log: appliance logs eng_mixtral-1" in shown(app)
+
+
+async def test_a_first_failure_that_says_the_same_is_not_told_twice() -> None:
+    failed = msgspec.structs.replace(scenes.MIXTRAL, first_failure=scenes.FAILURE)
+    client = FakeClient(scenes.snapshot(models=[failed]))
+    async with make_app(client).run_test(size=SIZE) as pilot:
+        app = await open_live(pilot)
+        await pilot.press("enter")
+        await until(pilot, lambda: "attempt 2" in shown(app))
+        assert "failed first" not in shown(app)
+
+
+async def test_the_failing_line_is_one_of_the_engine_that_failed() -> None:
+    failure = msgspec.structs.replace(scenes.FAILURE, engine_id="eng_old")
+    failed = msgspec.structs.replace(scenes.MIXTRAL, failure=failure)
+    client = FakeClient(scenes.snapshot(models=[failed]))
+    async with make_app(client).run_test(size=SIZE) as pilot:
+        app = await open_live(pilot)
+        await pilot.press("enter")
+        await until(pilot, lambda: "line 14 of its log says why:" in shown(app))
+        await pilot.press("l")
+        await until(pilot, lambda: isinstance(app.screen, LogsScreen))
+        await until(pilot, lambda: client.log_engines[-1] == "eng_old")
+        assert client.log_engines[0] == "eng_old"

@@ -19,6 +19,7 @@ SIZE = (80, 24)
 @pytest.fixture(autouse=True)
 def flush_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LogsScreen, "FLUSH_S", 0.001)
+    monkeypatch.setattr(LogsScreen, "SEARCH_DELAY_S", 0.0)
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ async def test_skipped_lines_are_a_counted_gap(client: FakeClient) -> None:
 async def test_filter_as_you_type_keep_and_clear(client: FakeClient) -> None:
     async with make_app(client).run_test(size=SIZE) as pilot:
         app = await open_logs(pilot, "slash", *"error|warn")
-        await until(pilot, lambda: "/error|warn  2 of 3,000" in shown(app))
+        await until(pilot, lambda: "/error|warn  2 from line 1,001" in shown(app))
         await pilot.press("enter")
         assert "Memory usage is higher" in shown(app)
         assert "step 3000" not in shown(app)
@@ -90,7 +91,7 @@ async def test_filter_as_you_type_keep_and_clear(client: FakeClient) -> None:
 async def test_an_inverted_filter_and_a_broken_one(client: FakeClient) -> None:
     async with make_app(client).run_test(size=SIZE) as pilot:
         app = await open_logs(pilot, "slash", *"!step")
-        await until(pilot, lambda: "/!step  3 of 3,000" in shown(app))
+        await until(pilot, lambda: "/!step  3 from line 1,001" in shown(app))
         await pilot.press("escape", "slash", "(")
         await until(pilot, lambda: "not a regular expression: missing" in shown(app))
 

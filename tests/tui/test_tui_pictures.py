@@ -9,18 +9,26 @@ import pytest
 import tui_scenes as scenes
 from textual.pilot import Pilot
 from tui_fake_client import FakeClient, FrozenClock, make_app
-from tui_pilot import open_live, open_logs, shown, until
+from tui_pilot import dashboard, open_live, open_logs, shown, until
 
 from appliance.protocol.events import Swapped, Transition
 from appliance.protocol.system import Snapshot, Totals
 from tui.app import ApplianceApp
 from tui.client.api import ApiError, UnreachableError
 from tui.client.target import START_HINT
+from tui.screens.dashboard import DashboardScreen
+from tui.screens.logs import LogsScreen
 from tui.state.connection import Link
 
 SMALL, LARGE = (80, 24), (160, 48)
 Compare = Callable[..., bool]
 Before = Callable[[Pilot[None]], Awaitable[Any]]
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LogsScreen, "SEARCH_DELAY_S", 0.0)
+    monkeypatch.setattr(DashboardScreen, "STRIP_DELAY_S", 0.0)
 
 
 def clock_of(app: ApplianceApp) -> FrozenClock:
@@ -33,14 +41,17 @@ def after(*keys: str, contains: str = "") -> Before:
         app = await open_live(pilot)
         await pilot.press(*keys)
         await until(pilot, lambda: contains in shown(app))
+        strip = dashboard(app)._strip
+        await until(pilot, lambda: strip.engine is None or bool(strip._lines))
         await asyncio.sleep(0)
 
     return run
 
 
-def log_after(*keys: str) -> Before:
+def log_after(*keys: str, contains: str = "") -> Before:
     async def run(pilot: Pilot[None]) -> None:
-        await open_logs(pilot, *keys)
+        app = await open_logs(pilot, *keys)
+        await until(pilot, lambda: contains in shown(app))
 
     return run
 
@@ -127,8 +138,17 @@ def test_logs(snap_compare: Compare, state: str, size: tuple[int, int]) -> None:
         "filter": ("slash", *"err"),
         "wrap": ("e", "w", "m", "j", "j"),
     }[state]
+    contains = "/err  2 of 3,000" if state == "filter" else ""
+    before = log_after(*keys, contains=contains)
     client = FakeClient(scenes.snapshot())
-    assert snap_compare(make_app(client), terminal_size=size, run_before=log_after(*keys))
+    assert snap_compare(make_app(client), terminal_size=size, run_before=before)
+
+
+def test_dropped_lines_of_a_log(snap_compare: Compare) -> None:
+    client = FakeClient(scenes.snapshot())
+    client.dropped = range(15, 2986)
+    before = log_after("g", contains="step 1 of")
+    assert snap_compare(make_app(client), terminal_size=SMALL, run_before=before)
 
 
 @pytest.mark.parametrize("count", [8, 16])
@@ -145,6 +165,16 @@ def test_sixteen_devices_on_a_large_terminal(snap_compare: Compare) -> None:
 @pytest.mark.parametrize("devices", [scenes.simulated(), scenes.cpu()], ids=["simulated", "cpu"])
 def test_devices_that_are_no_gpu_say_so(snap_compare: Compare, devices: list[Any]) -> None:
     client = FakeClient(scenes.snapshot(devices=devices, alerts=[]))
+    assert snap_compare(make_app(client), terminal_size=SMALL, run_before=after())
+
+
+@pytest.mark.parametrize("state", ["warm", "failed"])
+def test_launcher(snap_compare: Compare, state: str) -> None:
+    warm, failed = [scenes.WARM], [scenes.NOT_WARM]
+    launchers = warm if state == "warm" else failed
+    server = msgspec.structs.replace(scenes.SERVER, launchers=launchers)
+    devices = scenes.cpu(5 * scenes.GIB if state == "warm" else 0)
+    client = FakeClient(scenes.snapshot(server=server, devices=devices, alerts=[]))
     assert snap_compare(make_app(client), terminal_size=SMALL, run_before=after())
 
 
@@ -184,6 +214,13 @@ def test_failure_dialog(snap_compare: Compare) -> None:
     app = make_app(FakeClient(scenes.snapshot()))
     before = after("G", "k", "enter", contains="says why")
     assert snap_compare(app, terminal_size=SMALL, run_before=before)
+
+
+def test_failure_dialog_with_the_first_failure(snap_compare: Compare) -> None:
+    mixtral = msgspec.structs.replace(scenes.MIXTRAL, first_failure=scenes.FIRST_FAILURE)
+    app = make_app(FakeClient(scenes.snapshot(models=[mixtral])))
+    before = after("enter", contains="says why")
+    assert snap_compare(app, terminal_size=(100, 30), run_before=before)
 
 
 def test_unauthorised(snap_compare: Compare) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import tui_scenes as scenes
 
-from appliance.protocol.engines import Engine, LogWindow
+from appliance.protocol.engines import Engine, LogMatch, LogMatches, LogWindow
 from appliance.protocol.events import Event, SnapshotEvent
 from appliance.protocol.models import Model
 from appliance.protocol.placement import PlanVerdict
@@ -38,6 +38,12 @@ class FakeClient:
     def __init__(self, snapshot: Snapshot | None, log: list[str] | None = None) -> None:
         self.snapshot = snapshot
         self.log = scenes.LOG if log is None else log
+        self.dropped = range(0)
+        """Numbers of lines that are no longer kept."""
+        self.step = 1000
+        """Lines that one search looks at."""
+        self.log_engines: list[str] = []
+        """Whose log was read."""
         self.calls: list[tuple[str, str]] = []
         self.plan_verdict: PlanVerdict = scenes.PLAN
         self.error: ClientError | None = None
@@ -76,15 +82,36 @@ class FakeClient:
         return self.snapshot.engines
 
     async def log_window(self, engine: str, first_line: int, count: int) -> LogWindow:
+        self.log_engines.append(engine)
         self.calls.append(("log_window", f"{first_line}+{count}"))
         lines = self.log[first_line - 1 : first_line - 1 + count]
         return self._window(engine, first_line, lines)
 
+    async def log_before(self, engine: str, before: int, count: int) -> LogWindow:
+        self.calls.append(("log_before", f"{before}-{count}"))
+        return self._window_before(engine, before, count)
+
+    async def search_log(self, engine: str, text: str, before: int, count: int) -> LogMatches:
+        self.calls.append(("search_log", f"{text} {before}-{count}"))
+        first = max(1, before - self.step)
+        kept = [number for number in range(first, before) if number not in self.dropped]
+        found = [number for number in kept if text.lower() in self.log[number - 1].lower()]
+        return LogMatches(
+            engine_id=engine,
+            model=engine.removeprefix("eng_"),
+            total_lines=len(self.log),
+            matches=[LogMatch(line=number, text=self.log[number - 1]) for number in found],
+            scanned_from=first,
+            scanned_to=before,
+            is_complete=first == 1,
+            skipped=before - first - len(kept),
+        )
+
     async def follow_log(self, engine: str, tail: int) -> AsyncIterator[LogWindow | None]:
+        self.log_engines.append(engine)
         if engine == "eng_none":
             raise ApiError("no such engine", "It was dropped.", status=404)
-        first = max(1, len(self.log) - tail + 1)
-        yield self._window(engine, first, self.log[first - 1 :])
+        yield self._window_before(engine, len(self.log) + 1, tail)
         while True:
             yield await self.log_inbox.get()
 
@@ -100,13 +127,22 @@ class FakeClient:
         assert self.snapshot is not None
         return next(model for model in self.snapshot.models if model.id == name)
 
-    def _window(self, engine: str, first: int, lines: list[str]) -> LogWindow:
+    def _window_before(self, engine: str, before: int, count: int) -> LogWindow:
+        if before - 1 in self.dropped:
+            before = self.dropped.start
+        first, skipped = max(1, before - count), 0
+        if self.dropped and first < self.dropped.stop <= before:
+            first, skipped = self.dropped.stop, len(self.dropped)
+        return self._window(engine, first, self.log[first - 1 : before - 1], skipped)
+
+    def _window(self, engine: str, first: int, lines: list[str], skipped: int = 0) -> LogWindow:
         return LogWindow(
             engine_id=engine,
             model=engine.removeprefix("eng_"),
             first_line=first,
             total_lines=len(self.log),
             lines=lines,
+            skipped=skipped,
         )
 
 

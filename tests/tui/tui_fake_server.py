@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import tui_scenes as scenes
 
-from appliance.protocol.engines import LogWindow
+from appliance.protocol.engines import LogMatch, LogMatches, LogWindow
 from appliance.protocol.events import DevicesSampled, Event, ModelChanged, SnapshotEvent
 from appliance.protocol.system import ErrorBody, ErrorDetail, Snapshot, Totals
 
@@ -91,12 +91,26 @@ class FakeServer:
             return 202, self.snapshot.models[-1]
         if path.endswith("/logs"):
             first = int(query.get("from", ["1"])[0])
+            if "before" in query:
+                before, count = int(query["before"][0]), int(query["tail"][0])
+                if "grep" in query:
+                    return 200, self._matches(query["grep"][0].lower(), before)
+                first = max(1, before - count)
+                return 200, self._window(first, self._log()[first - 1 : before - 1])
             return 200, self._window(first, self._log()[first - 1 : first + 199])
         detail = ErrorDetail(code="no_room", message="There is no room.", hint="Unload one.")
         return 409, ErrorBody(error=detail)
 
     def _log(self) -> list[str]:
         return [HOSTILE, *scenes.LOG[:50], HOSTILE] if self.scene == "hostile" else scenes.LOG
+
+    def _matches(self, text: str, before: int) -> LogMatches:
+        lines = enumerate(self._log()[: before - 1], start=1)
+        return LogMatches(
+            engine_id="eng_x", model="x", total_lines=3000,
+            matches=[LogMatch(line=n, text=line) for n, line in lines if text in line.lower()],
+            scanned_from=1, scanned_to=before, is_complete=True,
+        )  # fmt: skip
 
     def _window(self, first: int, lines: list[str]) -> LogWindow:
         return LogWindow(

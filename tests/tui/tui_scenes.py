@@ -11,6 +11,7 @@ from appliance.protocol.engines import (
     LoadPhase,
     LoadProgress,
 )
+from appliance.protocol.launchers import Launcher, LauncherState
 from appliance.protocol.models import Model, ModelSettings, Task
 from appliance.protocol.placement import Placement, PlanVerdict, Share
 from appliance.protocol.system import Alert, ServerInfo, Snapshot, Totals
@@ -161,6 +162,23 @@ DEVICES = [
            utilization_ratio=0.0, temperature_c=38, power_w=96),
 ]  # fmt: skip
 
+WARM = Launcher(
+    environment="cpu", state=LauncherState.WARM, pid=4750, import_s=9.1, memory_bytes=542 * 1024**2
+)
+NOT_WARM = Launcher(
+    environment="cpu", state=LauncherState.FAILED, import_s=9.1,
+    problem="exit status 1: ModuleNotFoundError: No module named 'vllm'",
+)  # fmt: skip
+
+FIRST_FAILURE = Failure(
+    cause=FailureCause.MISSING_FILES,
+    message="model-00003-of-00014.safetensors cannot be read: Permission denied",
+    hint="Let the server's user read the directory.",
+    at=NOW - timedelta(minutes=9),
+    log_line=88,
+    engine_id="eng_mixtral-1",
+)
+
 ALERTS = [
     Alert(
         id="a1", at=NOW - timedelta(seconds=175), severity="warning",
@@ -207,9 +225,10 @@ def simulated() -> list[Device]:
     return [device(i, 6.0, ("qwen3-32b", 4, 1), total_gib=24, **facts) for i in range(3)]
 
 
-def cpu() -> list[Device]:
+def cpu(launcher_bytes: int = 0) -> list[Device]:
     facts = {"kind": DeviceKind.CPU, "name": "AMD EPYC",
              "utilization_ratio": 0.41, "temperature_c": None, "power_w": None}  # fmt: skip
+    facts["launcher_bytes"] = launcher_bytes
     return [device(0, 21.0, ("qwen3-32b", 4, 1), other_gib=12, total_gib=62.7, **facts)]
 
 

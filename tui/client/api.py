@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from appliance.protocol.engines import Engine, LogWindow
+from appliance.protocol.engines import Engine, LogMatches, LogWindow
 from appliance.protocol.events import Event
 from appliance.protocol.models import Model
 from appliance.protocol.placement import PlanVerdict
@@ -70,6 +70,14 @@ class Client(Protocol):
 
     async def log_window(self, engine: str, first_line: int, count: int) -> LogWindow:
         """Some lines of an engine's log."""
+        ...
+
+    async def log_before(self, engine: str, before: int, count: int) -> LogWindow:
+        """The last lines before one of an engine's log, of those that are kept."""
+        ...
+
+    async def search_log(self, engine: str, text: str, before: int, count: int) -> LogMatches:
+        """The last lines before one that contain `text`, as far as the server got soon."""
         ...
 
     def follow_log(self, engine: str, tail: int) -> AsyncIterator[LogWindow | None]:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from appliance.protocol.engines import Engine, LogWindow
+from appliance.protocol.engines import Engine, LogMatches, LogWindow
 from appliance.protocol.events import Event
 from appliance.protocol.models import Model
 from appliance.protocol.placement import PlanVerdict
@@ -67,6 +67,16 @@ class HttpClient:
         """Some lines of an engine's log."""
         query = {"from": str(first_line), "n": str(count)}
         return await self._call("GET", _logs(engine), LogWindow, query)
+
+    async def log_before(self, engine: str, before: int, count: int) -> LogWindow:
+        """The last lines before one of an engine's log, of those that are kept."""
+        query = {"before": str(before), "tail": str(count)}
+        return await self._call("GET", _logs(engine), LogWindow, query)
+
+    async def search_log(self, engine: str, text: str, before: int, count: int) -> LogMatches:
+        """The last lines before one that contain `text`, as far as the server got soon."""
+        query = {"grep": text, "before": str(before), "tail": str(count)}
+        return await self._call("GET", _logs(engine), LogMatches, query)
 
     async def events(self, since: int | None) -> AsyncIterator[Heard]:
         """The event stream after number `since`."""

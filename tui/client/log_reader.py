@@ -1,9 +1,9 @@
-"""Reading one engine's log: follow its end, fetch older pages."""
+"""Reading one engine's log: follow its end, fetch older pages, look through them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from appliance.protocol.engines import LogWindow
+from appliance.protocol.engines import LogMatches, LogWindow
 from tui.client.api import ApiError, Client, ClientError
 
 TAIL = 2_000
@@ -43,8 +43,20 @@ async def older_pages(
     """Fetch pages before line `first_known` until line `wanted` came or `take` takes no more."""
     before = first_known
     while before > max(wanted, 1):
-        start = max(1, before - PAGE)
-        window = await client.log_window(engine, start, before - start)
+        window = await client.log_before(engine, before, PAGE)
         if not window.lines or not take(window):
             return
         before = window.first_line
+
+
+async def earlier_matches(
+    client: Client, engine: str, text: str, first_known: int, take: Callable[[LogMatches], int]
+) -> None:
+    """Look through the lines before `first_known` until `take` took a page of matches."""
+    before, taken = first_known, 0
+    while before > 1 and taken < PAGE:
+        found = await client.search_log(engine, text, before, PAGE)
+        taken += take(found)
+        if found.is_complete or found.scanned_from >= before:
+            return
+        before = found.scanned_from

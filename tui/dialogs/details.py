@@ -16,6 +16,7 @@ from tui.client.session import Session
 from tui.dialogs.dialog import Dialog, button, fact
 from tui.text.fit import shorten
 from tui.text.sanitize import sanitize_line
+from tui.text.words import CAUSES, failure_line
 from tui.widgets.intents import OpenLogs
 from tui.widgets.look import Look
 from tui.widgets.model_detail import detail_text
@@ -51,7 +52,8 @@ class DetailsDialog(Dialog[None]):
             yield from failure_facts(self._model, failure, look)
             yield Vertical(id="log-part", classes="fact")
             return
-        for label, value in detail_text(self._model, look):
+        engine = self._session.feed.view.engines.get(self._model.engine_id or "")
+        for label, value in detail_text(self._model, engine, look):
             yield fact(f"{label:<7} {value}")
 
     def compose_buttons(self) -> Iterable[Widget]:
@@ -82,7 +84,7 @@ class DetailsDialog(Dialog[None]):
         """The lines around the one that says why; else the last ones that are known."""
         title, lines = "last lines of its log:", failure.last_lines
         first = 0
-        if failure.log_line is not None and (window := await self._window(failure.log_line)):
+        if failure.log_line is not None and (window := await self._window(failure)):
             title, lines = f"line {failure.log_line} of its log says why:", window.lines
             first = window.first_line
         if not lines:
@@ -93,8 +95,9 @@ class DetailsDialog(Dialog[None]):
             says_why = bool(first) and number == failure.log_line
             await part.mount(self._log_fact(line, says_why=says_why))
 
-    async def _window(self, line: int) -> LogWindow | None:
-        engine = self._model.engine_id or self._model.id
+    async def _window(self, failure: Failure) -> LogWindow | None:
+        engine = failure.engine_id or self._model.engine_id or self._model.id
+        line = failure.log_line or 1
         try:
             client = await self._session.client()
             window = await client.log_window(engine, max(1, line - _LINES_BEFORE), _LINES)
@@ -125,7 +128,21 @@ def failure_facts(model: Model, failure: Failure, look: Look) -> Iterable[Widget
         retry = "L tries again"
     elif failure.retry_at > look.clock.now():
         retry = f"requests try again after {look.time(failure.retry_at)}, L now"
-    cause = failure.cause.value.replace("_", " ")
     dot = look.glyphs.dot
     times = f"attempt {failure.attempts} {dot} {retry}"
-    yield fact(f"{cause} {dot} {look.time(failure.at)} {dot} {times}", classes="muted")
+    told = f"{CAUSES[failure.cause]} {dot} {look.time(failure.at)} {dot} {times}"
+    yield fact(told, classes="muted")
+    first = model.first_failure
+    if first is not None and failure_line(first) != failure_line(failure):
+        yield from _first_facts(first, failure, look)
+
+
+def _first_facts(first: Failure, newest: Failure, look: Look) -> Iterable[Widget]:
+    """What the series began with: the newest failure may only follow from it."""
+    yield fact(f"\nfailed first at {look.time(first.at)}, {failure_line(first)}", classes="error")
+    if first.hint and first.hint != newest.hint:
+        yield fact(first.hint, classes="good")
+    if first.engine_id is not None:
+        line = "" if first.log_line is None else f"line {first.log_line} of "
+        log = f"appliance logs {sanitize_line(first.engine_id)}"
+        yield fact(f"{line}its log: {log}", classes="muted")

@@ -1,5 +1,6 @@
 """Screen 3: the log of one engine."""
 
+import asyncio
 import shlex
 from typing import ClassVar
 
@@ -14,7 +15,7 @@ from tui.client import log_reader
 from tui.client.api import ClientError
 from tui.client.session import Session
 from tui.screens.log_keys import LOG_KEYS
-from tui.state.log_buffer import FilterError, parse_filter
+from tui.state.log_buffer import Filter, FilterError, parse_filter
 from tui.state.log_rows import Wanted
 from tui.state.view import was_stopped
 from tui.widgets.filter_bar import FilterBar
@@ -31,6 +32,8 @@ class LogsScreen(Screen[None]):
 
     FLUSH_S = 0.25
     """The log is painted at most four times a second."""
+    SEARCH_DELAY_S = 0.3
+    """The server is asked once the typing of a filter pauses."""
 
     BINDINGS: ClassVar[list[BindingType]] = LOG_KEYS
 
@@ -74,8 +77,11 @@ class LogsScreen(Screen[None]):
     def open_model(self, model: str, line: int | None) -> None:
         """Show the log of a model's newest engine, at a line where one is given."""
         known = self._session.feed.view.models.get(model)
-        engine = known.engine_id if known is not None and known.engine_id else model
-        self._switch(engine, model, line)
+        engine = known.engine_id if known is not None else None
+        if line is not None and known is not None and known.failure is not None:
+            # The line is one of the log of the engine that failed; there may be a newer one.
+            engine = known.failure.engine_id or engine
+        self._switch(engine or model, model, line)
 
     @property
     def log_view(self) -> LogView:
@@ -116,7 +122,9 @@ class LogsScreen(Screen[None]):
         """Fetch what is above."""
         message.stop()
         first = self.log_view.buffer.first_number
-        if first > 1:
+        if self._has_needle():
+            self._look_back()
+        elif first > 1:
             self._fetch(first - log_reader.PAGE)
 
     def on_filter_bar_changed(self, message: FilterBar.Changed) -> None:
@@ -136,7 +144,7 @@ class LogsScreen(Screen[None]):
         """Type a filter; the last one is offered again."""
         self.query_one(FilterBar).open()
         if self.log_view.last_filter and self.log_view.filter is None:
-            self.log_view.set_filter(self.log_view.last_filter)
+            self._set_filter(self.log_view.last_filter)
 
     def action_follow(self) -> None:
         """Follow the end, or stay."""
@@ -171,10 +179,11 @@ class LogsScreen(Screen[None]):
         self.log_view.scroll_relative(x=cells, animate=False)
 
     def action_first(self) -> None:
-        """The first line, fetched if need be."""
+        """The first line, fetched if need be; of a filter the first match found so far."""
         self.log_view.set_cursor(0)
-        self._wanted_line = 1
-        self._fetch(1)
+        if not self._has_needle():
+            self._wanted_line = 1
+            self._fetch(1)
 
     def action_last(self) -> None:
         """The end, and follow."""
@@ -210,7 +219,7 @@ class LogsScreen(Screen[None]):
         if self.log_view.mark is not None:
             self.log_view.toggle_mark()
         elif self.log_view.filter is not None:
-            self.log_view.set_filter(None)
+            self._set_filter(None)
         else:
             await self.app.switch_mode("dashboard")
 
@@ -223,9 +232,48 @@ class LogsScreen(Screen[None]):
         else:
             self._filter_note = ""
             if wanted != self.log_view.filter:
-                self.log_view.set_filter(wanted)
+                self._set_filter(wanted)
         self.paint()
         return not self._filter_note
+
+    def _set_filter(self, wanted: Filter | None) -> None:
+        """Filter the lines held, and let the server look through those before them."""
+        view = self.log_view
+        line = None if view.follow or view.current is None else view.current.number
+        view.set_filter(wanted)
+        self.workers.cancel_group(self, "search")
+        if wanted is not None:
+            self._look_back()
+        elif line is not None and line < view.buffer.first_number:
+            self._wanted_line = line
+            self._go_to_wanted()
+
+    def _has_needle(self) -> bool:
+        """True where the server can find what the filter keeps."""
+        return self.log_view.filter is not None and bool(self.log_view.filter.needle)
+
+    def _look_back(self) -> None:
+        """Search on where the last search ended, unless one is on its way."""
+        view = self.log_view
+        if view.earlier.is_complete or not view.buffer.lines or not self._has_needle():
+            return
+        searches = (worker for worker in self.workers if worker.group == "search")
+        if all(worker.is_finished or worker.is_cancelled for worker in searches):
+            self._search_earlier()
+
+    @work(group="search", exclusive=True)
+    async def _search_earlier(self) -> None:
+        await asyncio.sleep(self.SEARCH_DELAY_S)
+        view = self.log_view
+        if self._engine is None or view.filter is None:
+            return
+        try:
+            client = await self._session.client()
+            await log_reader.earlier_matches(
+                client, self._engine, view.filter.needle, view.looked_from, view.take_earlier
+            )
+        except ClientError as error:
+            self._set_note(error.message)
 
     def _search(self, step: int, wanted: Wanted, what: str) -> None:
         which = "earlier " if step < 0 else "" if self.log_view.follow else "further "
@@ -244,6 +292,7 @@ class LogsScreen(Screen[None]):
             return
         self._engine, self._model, self._note = engine, model, ""
         self._pending.clear()
+        self.workers.cancel_group(self, "search")
         self.log_view.reset()
         self._start()
         self.paint()
@@ -270,8 +319,11 @@ class LogsScreen(Screen[None]):
     def _flush(self) -> None:
         self._flush_due = False
         windows, self._pending = self._pending, []
+        is_first = not self.log_view.buffer.lines
         lines = [line for window in windows for line in self.log_view.buffer.append(window)]
         self.log_view.added(lines)
+        if is_first:
+            self._look_back()
         if self._wanted_line is not None:
             self._go_to_wanted()
 
@@ -309,8 +361,12 @@ class LogsScreen(Screen[None]):
             return
         view.prepended()
         wanted, self._wanted_line = self._wanted_line, None
-        if wanted is not None:
-            view.go_to_line(wanted)
+        if wanted is None:
+            return
+        view.go_to_line(wanted)
+        if view.buffer.is_full and wanted < view.buffer.first_number:
+            held = len(view.buffer.lines)
+            self.app.notify(f"Line {wanted:,} is too far back: {held:,} lines are held.", timeout=4)
 
     @property
     def model(self) -> Model | None:

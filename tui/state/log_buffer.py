@@ -22,6 +22,9 @@ class Level(StrEnum):
 
 
 _ERROR = Level.ERROR
+# Parts of a regular expression that stand for any text, and what makes it hard to read.
+_ANYTHING = re.compile(r"\.[*+]?\??|[\^$]")
+_HARD = re.compile(r"[\\|()\[\]{}?*+]")
 _WORD = re.compile(r"\b(DEBUG|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL)\b")
 _FAILURE = re.compile(r"^\s*(\([^)]*\)\s*)?(Traceback \(|[\w.]*(Error|Exception)\b: )")
 _LEVELS = {
@@ -40,6 +43,8 @@ class LogLine:
     text: str
     level: Level = Level.INFO
     gap: int = 0
+    is_dropped: bool = False
+    """Of a gap: the server keeps these lines no longer."""
 
 
 def level_of(text: str) -> Level:
@@ -69,6 +74,15 @@ class Filter:
     def keeps(self, line: LogLine) -> bool:
         """True where a line stays; gaps always stay."""
         return bool(line.gap) or (self.pattern.search(line.text) is None) == self.inverted
+
+    @property
+    def needle(self) -> str:
+        """Text that all lines contain which it keeps, in some case; empty where none is known."""
+        parts = _ANYTHING.split(self.pattern.pattern)
+        if self.inverted or any(map(_HARD.search, parts)):
+            return ""
+        # The server does not know about the case of other letters.
+        return max(filter(str.isascii, parts), key=len, default="")
 
 
 def parse_filter(source: str) -> Filter | None:
@@ -119,7 +133,9 @@ class LogBuffer:
         added: list[LogLine] = []
         missing = window.first_line - known - 1 if self.lines else 0
         if gap := max(window.skipped, missing):
-            added.append(LogLine(window.first_line - 1, "", gap=gap))
+            # At the start of what is held nothing was missed: there is no more to have.
+            is_dropped = not self.lines
+            added.append(LogLine(window.first_line - 1, "", gap=gap, is_dropped=is_dropped))
         added.extend(line for line in _lines_of(window) if not self.lines or line.number > known)
         if self._is_stopped:
             added = self._calmed(added)
@@ -128,12 +144,22 @@ class LogBuffer:
         return added
 
     def prepend(self, window: LogWindow) -> int:
-        """Add older lines; returns how many."""
+        """Add older lines; returns how many. What lies between them and the others is dropped."""
         self.total = max(self.total, window.total_lines)
         first = self.first_number if self.lines else window.total_lines + 1
         older = [line for line in _lines_of(window) if line.number < first]
+        is_whole = len(older) <= self._capacity - len(self.lines)
         older = older[max(0, len(older) - (self._capacity - len(self.lines))) :]
-        self.lines[:0] = older
+        if not older:
+            return 0
+        if self.lines and self.lines[0].gap:
+            del self.lines[0]
+        skipped = window.skipped if is_whole else 0
+        self.lines[:0] = [
+            *_dropped(window.first_line, skipped),
+            *older,
+            *_dropped(first, first - older[-1].number - 1),
+        ]
         if self._is_stopped:
             self.lines = self._calmed(self.lines)
         return len(older)
@@ -181,7 +207,17 @@ class LogBuffer:
             self.dropped += surplus
 
 
+def line_of(number: int, raw: str) -> LogLine:
+    """A line as the server sent it, fit to be shown."""
+    text = sanitize_line(sanitize(raw).expandtabs(4))
+    return LogLine(number, text, level_of(text))
+
+
 def _lines_of(window: LogWindow) -> Iterable[LogLine]:
     for number, raw in enumerate(window.lines, start=window.first_line):
-        text = sanitize_line(sanitize(raw).expandtabs(4))
-        yield LogLine(number, text, level_of(text))
+        yield line_of(number, raw)
+
+
+def _dropped(before: int, count: int) -> list[LogLine]:
+    """A gap of `count` lines before line `before`; nothing for none."""
+    return [LogLine(before - 1, "", gap=count, is_dropped=True)] if count > 0 else []

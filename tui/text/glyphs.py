@@ -11,6 +11,7 @@ class Glyphs:
 
     weights: str
     kv_cache: str
+    launcher: str
     other: str
     free: str
     bar_done: str
@@ -64,6 +65,7 @@ def _states(
 UNICODE = Glyphs(
     weights="█",
     kv_cache="▓",
+    launcher="░",
     other="▒",
     free="·",
     bar_done="━",
@@ -91,6 +93,7 @@ UNICODE = Glyphs(
 ASCII = Glyphs(
     weights="#",
     kv_cache="=",
+    launcher="+",
     other="%",
     free=".",
     bar_done="=",

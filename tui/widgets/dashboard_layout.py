@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from tui.client.feed import Feed
 from tui.state.view import View
 from tui.text.rows import Row, Span, pad_row
+from tui.text.words import launchers_line
 from tui.widgets.activity import is_told, rates_row, recent_rows
 from tui.widgets.alert_list import alert_rows
 from tui.widgets.device_panel import device_rows
@@ -13,7 +14,7 @@ from tui.widgets.look import XWIDE_COLUMNS, Look, note_row, rule_row
 from tui.widgets.model_detail import detail_rows
 from tui.widgets.model_table import model_head, model_row, sorted_models
 from tui.widgets.progress_row import failure_row, has_failed, progress_rows
-from tui.widgets.status_line import banner_rows, status_row
+from tui.widgets.status_line import banner_rows, launcher_rows, status_row
 
 _DETAIL_ROWS = 5
 _MOST_PROGRESS = 4
@@ -45,6 +46,7 @@ def dashboard(
     """The whole screen without the key bar."""
     picture = Picture(rows=[status_row(feed, look, target)])
     picture.rows += banner_rows(feed.connection, look, target)
+    picture.rows += launcher_rows(feed.view, look)
     if look.is_wide:
         strip_room = strip_rows(feed.view, look)
         _two_columns(picture, feed, look, selected, look.height - strip_room)
@@ -172,7 +174,9 @@ def _detail(view: View, look: Look, width: int, selected: str | None) -> list[Ro
 def _activity(feed: Feed, look: Look, width: int, room: int, *, empty: bool = False) -> list[Row]:
     if room < 2:
         return []
-    rows = [rule_row(look, width, "Activity"), rates_row(feed, look, width)]
+    server = feed.view.server
+    launchers = launchers_line(server.launchers) if server else ""
+    rows = [rule_row(look, width, "Activity", launchers), rates_row(feed, look, width)]
     recent = recent_rows(feed.view.happenings, look, width, room - len(rows))
     if not recent and empty:
         return [*rows, note_row("nothing loaded or unloaded since you connected")]

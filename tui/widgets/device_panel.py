@@ -25,7 +25,7 @@ _MIN_BAR = 6
 def device_rows(view: View, look: Look, width: int) -> list[Row]:
     """The section: its rule and the devices."""
     title: Row = (Span(_title(view.devices), "title"),)
-    rows = [rule_with(look, width, title, legend(look.glyphs))]
+    rows = [rule_with(look, width, title, legend(view.devices, look.glyphs))]
     if not view.devices:
         text_ = "No device seen." if view.server else look.glyphs.none
         return [*rows, note_row(text_)]

@@ -95,7 +95,9 @@ def _filter_text(log: LogView) -> Row:
         return ()
     count = sum(1 for line in log.shown if not line.gap)
     source = shorten(sanitize_line(log.filter.source), 24)
-    return (
-        Span(f"/{source}  ", "accent"),
-        Span(f"{count:,} of {max(log.buffer.total, len(log.buffer.lines)):,}", "muted"),
-    )
+    # A count is of all lines only where all were looked at.
+    where = f"from line {log.looked_from:,}"
+    if log.looked_from <= 1:
+        where = f"of {max(log.buffer.total, len(log.buffer.lines)):,}"
+    dropped = f", {log.earlier.dropped:,} dropped" if log.earlier.dropped else ""
+    return (Span(f"/{source}  ", "accent"), Span(f"{count:,} {where}{dropped}", "muted"))

@@ -5,6 +5,7 @@ much while a scrollbar moves; so position is shown as text and scrollbars are hi
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 from rich.segment import Segment
 from rich.style import Style
@@ -14,8 +15,10 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from appliance.protocol.engines import LogMatches
 from tui.state.log_buffer import Filter, Level, LogBuffer, LogLine
 from tui.state.log_rows import LogRows, Wanted
+from tui.state.log_search import EarlierMatches
 from tui.text.fit import width_of
 
 _LEVELS = {Level.WARNING: "log--warning", Level.ERROR: "log--error", Level.DEBUG: "log--debug"}
@@ -43,6 +46,7 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
     def __init__(self, *, rule: str = "─", id: str | None = None) -> None:
         super().__init__(id=id)
         self.buffer = LogBuffer()
+        self.earlier = EarlierMatches()
         self.follow = True
         self.cursor = 0
         self.mark: int | None = None
@@ -69,6 +73,12 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
         return self._rows.lines
 
     @property
+    def looked_from(self) -> int:
+        """The oldest line that the filter was tried on."""
+        first = self.buffer.first_number
+        return min(first, self.earlier.scanned_from or first)
+
+    @property
     def current(self) -> LogLine | None:
         """The line under the cursor."""
         lines = self._rows.lines
@@ -85,6 +95,7 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
     def reset(self) -> None:
         """Another engine: start empty and follow."""
         self.buffer.clear()
+        self.earlier.clear()
         self.follow, self.cursor, self.mark = True, 0, None
         self._relayout()
 
@@ -92,6 +103,8 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
         """`lines` were appended to the buffer."""
         if self.buffer.dropped != self._seen_dropped:
             self._seen_dropped = self.buffer.dropped
+            # They no longer join what is held.
+            self.earlier.clear()
             self._relayout()
             return
         before = self._rows.height
@@ -110,12 +123,25 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
 
     def prepended(self) -> None:
         """Older lines were put before the others."""
+        self.earlier.end_before(self.buffer.first_number)
         self._relayout()
+
+    def take_earlier(self, found: LogMatches) -> int:
+        """Matches among lines that are not held; returns how many pass the filter."""
+        if self.filter is None:
+            return 0
+        taken = self.earlier.take(found, self.filter)
+        if taken:
+            self._relayout()
+        else:
+            self.post_message(self.Moved())
+        return taken
 
     def set_filter(self, wanted: Filter | None) -> None:
         """Hide the lines that do not pass; remembers the filter for searching."""
         self.last_filter = wanted or self.last_filter
         place = self._place()
+        self.earlier.clear()
         self._rows.filter = wanted
         self._relayout(place)
 
@@ -201,7 +227,7 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
         line = self._rows.lines[index]
         base = self._row_style(index, line)
         if line.gap:
-            return Strip([Segment(self._gap_text(line.gap), base)], self.size.width)
+            return Strip([Segment(self._gap_text(line), base)], self.size.width)
         left = 0 if self.is_wrapped else self.scroll_offset.x
         strip = Strip(self._segments(text, base))
         return strip.crop_extend(left, left + self.size.width, base)
@@ -247,7 +273,7 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
     def _relayout(self, place: tuple[int, int] | None = None) -> None:
         """Lay out all lines again and stay at a place."""
         cursor, top = place or self._place()
-        self._rows.rebuild(self.buffer.lines)
+        self._rows.rebuild(chain(self.earlier.lines, self.buffer.lines))
         self.mark = None
         self._resize_content()
         if self.follow or not self._rows.lines:
@@ -325,10 +351,12 @@ class LogView(ScrollView, can_focus=True, inherit_bindings=False):
                 end = found.end()
         return [*segments, Segment(text[end:], base)]
 
-    def _gap_text(self, gap: int) -> str:
-        said = f" {gap:,} lines skipped: this terminal could not keep up (kept on the server) "
-        if width_of(said) > self.size.width - 4:
-            said = f" {gap:,} lines skipped "
+    def _gap_text(self, line: LogLine) -> str:
+        said, why = "skipped", ": this terminal could not keep up (kept on the server)"
+        if line.is_dropped:
+            said, why = "were dropped", " (no longer kept on the server)"
+        said = f" {line.gap:,} lines {said}"
+        said += f"{why} " if width_of(said + why) < self.size.width - 4 else " "
         return said.center(self.size.width, self._rule)[: self.size.width]
 
 

@@ -1,5 +1,6 @@
 """The selected model at a glance."""
 
+from appliance.protocol.engines import Engine
 from appliance.protocol.models import Model
 from tui.text import format as text
 from tui.text.fit import shorten
@@ -23,7 +24,7 @@ def detail_rows(model: Model, look: Look, width: int) -> list[Row]:
     return rows
 
 
-def detail_text(model: Model, look: Look) -> list[tuple[str, str]]:
+def detail_text(model: Model, engine: Engine | None, look: Look) -> list[tuple[str, str]]:
     """Labelled facts for the details dialog."""
     settings = model.settings
     return [
@@ -32,6 +33,7 @@ def detail_text(model: Model, look: Look) -> list[tuple[str, str]]:
         ("kind", sanitize_line(model.architecture)),
         ("size", _size(model, look)),
         ("place", _place(model, look)),
+        ("engine", _engine(engine, look)),
         ("keep", _keep(model, look)),
         ("used", _used(model, look)),
         ("path", sanitize_line(settings.path)),
@@ -60,6 +62,19 @@ def _place(model: Model, look: Look) -> str:
         for share in model.placement.shares
     )
     return f"tensor parallel {model.placement.tp_size}{look.glyphs.dot.center(3)}{shares}"
+
+
+def _engine(engine: Engine | None, look: Look) -> str:
+    if engine is None:
+        return look.glyphs.none
+    parts = [
+        sanitize_line(engine.id),
+        f"vLLM {sanitize_line(engine.vllm_version)}",
+        "forked" if engine.was_forked else "plain start",
+    ]
+    if engine.load_s is not None:
+        parts.append(f"loaded in {text.clock_span(engine.load_s)}")
+    return look.glyphs.dot.center(3).join(parts)
 
 
 def _keep(model: Model, look: Look) -> str:

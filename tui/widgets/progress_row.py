@@ -3,10 +3,11 @@
 from appliance.protocol.engines import EngineState, LoadProgress
 from appliance.protocol.models import Model
 from tui.text import format as text
-from tui.text.fit import fit, fit_right, shorten, shorten_middle
+from tui.text.fit import fit, fit_right, shorten, shorten_middle, width_of
 from tui.text.glyphs import Glyphs
 from tui.text.rows import Row, Span, pad_row, row_width
 from tui.text.sanitize import sanitize_line
+from tui.text.words import failure_line
 from tui.widgets.look import Look
 
 _NARROW_BAR = 20
@@ -58,9 +59,13 @@ def failure_row(model: Model, look: Look, width: int) -> Row:
     assert model.failure is not None
     right: Row = (Span("  Enter: why ", "key"),) if width >= 60 else ()
     name = shorten_middle(sanitize_line(model.id), 24, ellipsis=look.glyphs.ellipsis)
-    reason = f"     {look.glyphs.error} {name}: {sanitize_line(model.failure.message)}"
-    left = shorten(reason, width - row_width(right), ellipsis=look.glyphs.ellipsis)
-    return (*pad_row((Span(left, "error"),), width - row_width(right)), *right)
+    reason = f"     {look.glyphs.error} {name}: {failure_line(model.failure)}"
+    room = width - row_width(right)
+    left: Row = (Span(shorten(reason, room, ellipsis=look.glyphs.ellipsis), "error"),)
+    hint = f"  {sanitize_line(model.failure.hint)}"
+    if model.failure.hint and row_width(left) + width_of(hint) <= room:
+        left = (*left, Span(hint, "good"))
+    return (*pad_row(left, room), *right)
 
 
 def has_failed(model: Model | None) -> bool:

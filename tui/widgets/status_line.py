@@ -10,6 +10,7 @@ from tui.text import format as text
 from tui.text.fit import shorten, width_of
 from tui.text.rows import Row, Span, row_width, spread
 from tui.text.sanitize import sanitize_line
+from tui.text.words import launcher_problems
 from tui.widgets.device_panel import summary
 from tui.widgets.look import Look
 
@@ -71,6 +72,18 @@ def banner_rows(connection: Connection, look: Look, target: str) -> list[Row]:
     if connection.hint or again:
         rows.append((Span(shorten(f"   {connection.hint}{again}", look.width), "banner"),))
     return rows
+
+
+def launcher_rows(view: View, look: Look) -> list[Row]:
+    """What made warm launchers fail; nothing is to be done at once, so it is no banner."""
+    if view.server is None or look.is_tiny:
+        return []
+    told = (f" ! {problem}" for problem in launcher_problems(view.server.launchers))
+    plain = "; engines start in the plain way"
+    return [
+        (Span(shorten(line + plain, look.width, ellipsis=look.glyphs.ellipsis), "warn"),)
+        for line in told
+    ]
 
 
 def _gone_rows(connection: Connection, look: Look) -> list[Row]:
