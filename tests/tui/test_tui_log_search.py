@@ -143,3 +143,12 @@ async def test_how_the_server_is_asked(tmp_path: Path) -> None:
         await server.stop()
     assert server.requests[0] == "GET /admin/v1/engines/e%2F1/logs?before=101&tail=10"
     assert "grep=a%20b%26c" in server.requests[1].replace("+", "%20")
+
+
+async def test_the_first_line_is_fetched_over_many_pages() -> None:
+    client = FakeClient(scenes.snapshot(), scenes.LOG * 3)
+    async with make_app(client).run_test(size=SIZE) as pilot:
+        app = await open_logs(pilot, "g")
+        view = logs(app).log_view
+        await until(pilot, lambda: view.current is not None and view.current.number == 1)
+        assert len(view.buffer.lines) == 9000

@@ -173,7 +173,7 @@ def test_launcher(snap_compare: Compare, state: str) -> None:
     warm, failed = [scenes.WARM], [scenes.NOT_WARM]
     launchers = warm if state == "warm" else failed
     server = msgspec.structs.replace(scenes.SERVER, launchers=launchers)
-    devices = scenes.cpu(5 * scenes.GIB if state == "warm" else 0)
+    devices = scenes.cpu(4 * scenes.GIB if state == "warm" else 0)
     client = FakeClient(scenes.snapshot(server=server, devices=devices, alerts=[]))
     assert snap_compare(make_app(client), terminal_size=SMALL, run_before=after())
 

@@ -124,7 +124,8 @@ class LogsScreen(Screen[None]):
         first = self.log_view.buffer.first_number
         if self._has_needle():
             self._look_back()
-        elif first > 1:
+        elif first > 1 and self._wanted_line is None:
+            # With a wanted line pages are on their way, which this must not end.
             self._fetch(first - log_reader.PAGE)
 
     def on_filter_bar_changed(self, message: FilterBar.Changed) -> None:

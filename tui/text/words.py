@@ -33,14 +33,17 @@ def failure_line(failure: Failure) -> str:
     return f"{CAUSES[failure.cause]}: {sanitize_line(failure.message)}"
 
 
-def launchers_line(launchers: Sequence[Launcher]) -> str:
-    """`launcher warm 542 MiB`; failed ones are told by `launcher_problems`."""
+def launchers_line(launchers: Sequence[Launcher], measured_bytes: int = 0) -> str:
+    """`launcher warm 542 MiB`; failed ones are told by `launcher_problems`.
+
+    `measured_bytes` is what a device tells of them all, which is newer.
+    """
     working = [each for each in launchers if each.state is not LauncherState.FAILED]
     if not working:
         return ""
     name = "launcher" if len(working) == 1 else f"{len(working)} launchers"
     states = "/".join(sorted({each.state.value for each in working}))
-    held = sum(each.memory_bytes for each in working)
+    held = measured_bytes or sum(each.memory_bytes for each in working)
     return f"{name} {states} {text.size(held) if held else ''}".rstrip()
 
 

@@ -175,7 +175,8 @@ def _activity(feed: Feed, look: Look, width: int, room: int, *, empty: bool = Fa
     if room < 2:
         return []
     server = feed.view.server
-    launchers = launchers_line(server.launchers) if server else ""
+    measured = max((device.launcher_bytes for device in feed.view.devices), default=0)
+    launchers = launchers_line(server.launchers, measured) if server else ""
     rows = [rule_row(look, width, "Activity", launchers), rates_row(feed, look, width)]
     recent = recent_rows(feed.view.happenings, look, width, room - len(rows))
     if not recent and empty:

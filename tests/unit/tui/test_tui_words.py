@@ -58,6 +58,11 @@ def test_launchers_on_one_line(launchers: list[Launcher], line: str) -> None:
     assert launchers_line(launchers) == line
 
 
+def test_what_a_device_tells_of_launchers_is_newer() -> None:
+    assert launchers_line([launcher(LauncherState.WARM)], 485 * MIB) == "launcher warm 485 MiB"
+    assert launchers_line([FAILED], 485 * MIB) == ""
+
+
 def test_a_launcher_that_failed_says_why() -> None:
     assert launcher_problems([WARM, FAILED]) == ["launcher of cpu failed: exit status 1 soon"]
     assert launcher_problems([launcher(LauncherState.FAILED)])[0].endswith("no reason known")
