@@ -117,8 +117,8 @@ class EngineSettings(_Section, frozen=True, kw_only=True):
     """A load without any sign of progress for this long is given up."""
     frozen_timeout: str | float = "45s"
     """A ready engine that answers nobody and does nothing for this long is replaced."""
-    hang_timeout: str | float = "5m"
-    """The same, for an engine that is busy but makes no progress."""
+    hang_timeout: str | float = "15m"
+    """The same, for one that is busy without progress, or waits for something itself."""
     stop_timeout: str | float = "20s"
     """How long an engine may take to end by itself before it is killed."""
     cgroup: CgroupUse = CgroupUse.AUTO

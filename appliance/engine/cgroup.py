@@ -14,6 +14,7 @@ from pathlib import Path
 
 from appliance.config.settings import CgroupUse
 from appliance.engine import guardian
+from appliance.engine.proctree import kill_all
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,9 @@ class EngineCgroups:
         if self.root is None:
             return 0
         found = [path for path in self.root.glob(f"{self._prefix}*") if path.is_dir()]
-        shared = guardian.shared_memory([pid for path in found for pid in _members(path)])
+        shared = guardian.shared_memory(
+            [pid for path in found for pid in guardian.cgroup_members(str(path))]
+        )
         for path in found:
             end_cgroup(path)
         guardian.remove_shared_memory(shared)
@@ -132,8 +135,9 @@ def end_cgroup(path: Path) -> bool:
     """Kill what is in it and remove it (blocks); False if it could not be removed."""
     deadline = time.monotonic() + _EMPTY_S
     while True:
-        with contextlib.suppress(OSError):
-            (path / "cgroup.kill").write_text("1")
+        guardian.write(f"{path}/cgroup.kill", b"1")
+        # Kernels before 5.14 have no such file.
+        kill_all(guardian.cgroup_members(str(path)))
         try:
             path.rmdir()
         except FileNotFoundError:
@@ -145,13 +149,6 @@ def end_cgroup(path: Path) -> bool:
             time.sleep(0.02)
         else:
             return True
-
-
-def _members(path: Path) -> list[int]:
-    try:
-        return [int(pid) for pid in (path / "cgroup.procs").read_text().split()]
-    except OSError:
-        return []
 
 
 def _controllers(root: Path) -> list[str]:

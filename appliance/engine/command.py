@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from appliance.engine.environments import EnvironmentRecord
-from appliance.engine.guardian import TEMPORARY_VARIABLE
 from appliance.engine.proctree import ENGINE_VARIABLE
 from appliance.protocol.devices import DeviceKind
 from appliance.protocol.models import ModelSettings
@@ -78,7 +77,7 @@ def build_env(
     env = build_base_env(spec.device_kind, environment, spec.cache, environ)
     env[ENGINE_VARIABLE] = spec.engine_id
     if spec.temporary is not None:
-        env["TMPDIR"] = env[TEMPORARY_VARIABLE] = str(spec.temporary)
+        env["TMPDIR"] = str(spec.temporary)
     if spec.device_kind is DeviceKind.GPU:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in spec.device_indices)
     else:
@@ -104,6 +103,8 @@ def build_base_env(
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "VLLM_CACHE_ROOT": str(cache / "vllm" / environment.name),
+        # torch would keep what it has compiled among the temporary files.
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "torchinductor" / environment.name),
     }
     if kind is DeviceKind.GPU:
         env["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"

@@ -87,7 +87,6 @@ class _Protocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received_any = True
-        self.traffic.received_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -123,6 +122,8 @@ class _Protocol(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         self.chunks.append(body)
         self._buffered += len(body)
+        if self.status < 300:
+            self.traffic.received_bytes += len(body)
 
     def on_message_complete(self) -> None:
         if self.status >= 200:
@@ -231,7 +232,7 @@ class EngineConnections:
 
     @property
     def received_bytes(self) -> int:
-        """Of all answers so far."""
+        """Of the bodies of all good answers; heads and errors come without the engine's core."""
         return self._traffic.received_bytes
 
     async def request(

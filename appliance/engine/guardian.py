@@ -5,15 +5,16 @@ SIGKILL of the appliance would leave everything behind. The guardian is a child 
 (prctl(2)), so every orphan of the tree becomes its child, and it holds the read end of a pipe
 whose write end only the appliance holds, so it learns at once when the appliance is gone. It ends
 only when no process of the tree is left, nor anything of theirs in /dev/shm, nor the directory for
-temporary files that VLLM_APPLIANCE_TEMPORARY names.
+their temporary files.
 
 Standard input takes commands: `t` asks the engine to end and kills it after the grace period, `k`
 kills at once; end of file means that the appliance is gone and works like `t`. The exit status is
 that of the engine's first process, 128 + N where signal N ended it.
 
-CGROUP is the directory of a cgroup (v2) of the engine's own, or `-`.
+CGROUP is the directory of a cgroup (v2) of the engine's own, TEMPORARY that of its temporary
+files; `-` where it has none.
 
-Usage: guardian.py GRACE_SECONDS CGROUP PROGRAM [ARGUMENT ...]
+Usage: guardian.py GRACE_SECONDS CGROUP TEMPORARY PROGRAM [ARGUMENT ...]
 """
 
 import contextlib
@@ -27,7 +28,6 @@ import sys
 import time
 from collections.abc import Callable
 
-TEMPORARY_VARIABLE = "VLLM_APPLIANCE_TEMPORARY"
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -52,10 +52,11 @@ class Guardian:
     """
 
     def __init__(
-        self, grace_s: float, run_root: Callable[[], None], cgroup: str | None = None
+        self, grace_s: float, run_root: Callable[[], None], cgroup: str = "-", temporary: str = "-"
     ) -> None:
         self._grace_s = grace_s
-        self._cgroup = cgroup
+        self._cgroup = None if cgroup == "-" else cgroup
+        self._temporary = None if temporary == "-" else temporary
         self._shared: set[str] = set()
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._wake_read, wake_write = os.pipe()
@@ -111,7 +112,20 @@ class Guardian:
             os._exit(127)
 
     def run(self) -> int:
-        """Until the tree is gone; returns the exit status of the engine's first process."""
+        """Until the tree is gone; returns the exit status of the engine's first process.
+
+        A guardian that fails kills itself: the server then ends what it leaves.
+        """
+        try:
+            return self._run()
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            os.kill(os.getpid(), signal.SIGKILL)
+            raise
+
+    def _run(self) -> int:
         while not self._reap():
             ready, _, _ = select.select(list(self._inputs), [], [], self._next_deadline())
             for descriptor in ready:
@@ -121,8 +135,8 @@ class Guardian:
                 self._begin_end()
             self._keep_deadlines()
         remove_shared_memory(self._shared)
-        if temporary := os.environ.get(TEMPORARY_VARIABLE):
-            shutil.rmtree(temporary, ignore_errors=True)
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
         return self._status if self._status is not None else 1
 
     def _take_wake_ups(self) -> None:
@@ -184,6 +198,8 @@ class Guardian:
             return
         if self._cgroup is not None:
             write(f"{self._cgroup}/cgroup.kill", b"1")
+            # Kernels before 5.14 have no such file.
+            signal_all(cgroup_members(self._cgroup))
         signal_all(descendants(os.getpid()))
 
     def _note_shared_memory(self) -> None:
@@ -235,8 +251,17 @@ def descendants(ancestor: int) -> list[int]:
 def signal_all(pids: list[int], number: int = signal.SIGKILL) -> None:
     """Send a signal to each that still lives."""
     for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
+
+
+def cgroup_members(cgroup: str) -> list[int]:
+    """Processes in a cgroup."""
+    try:
+        with open(f"{cgroup}/cgroup.procs", "rb") as file:  # noqa: PTH123
+            return [int(pid) for pid in file.read().split()]
+    except OSError:
+        return []
 
 
 def is_tracker(pid: int) -> bool:
@@ -253,11 +278,7 @@ def shared_memory(pids: list[int]) -> set[str]:
 
     By inode: a semaphore is mapped under the temporary name that sem_open(3) gave it first.
     """
-    files = {}
-    with contextlib.suppress(OSError), os.scandir("/dev/shm") as entries:  # noqa: S108
-        files = {
-            entry.inode(): entry.path for entry in entries if entry.name.startswith(_SHARED_MEMORY)
-        }
+    files = shared_memory_files()
     found = set()
     for pid in pids if files else []:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/maps", "rb") as file:  # noqa: PTH123
@@ -265,6 +286,19 @@ def shared_memory(pids: list[int]) -> set[str]:
             inodes = {int(line.split()[4]) for line in file if b" /dev/shm/" in line}
             found |= {files[inode] for inode in inodes if inode in files}
     return found
+
+
+def shared_memory_files() -> dict[int, str]:
+    """Files of a known kind in /dev/shm by their inodes."""
+    try:
+        with os.scandir("/dev/shm") as entries:  # noqa: S108
+            return {
+                entry.inode(): entry.path
+                for entry in entries
+                if entry.name.startswith(_SHARED_MEMORY)
+            }
+    except OSError:
+        return {}
 
 
 def remove_shared_memory(paths: set[str]) -> None:
@@ -309,5 +343,5 @@ def become(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    group = None if sys.argv[2] == "-" else sys.argv[2]
-    sys.exit(Guardian(float(sys.argv[1]), lambda: become(sys.argv[3:]), group).run())
+    grace, group, directory, *program = sys.argv[1:]
+    sys.exit(Guardian(float(grace), lambda: become(program), group, directory).run())

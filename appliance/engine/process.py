@@ -5,7 +5,9 @@ import contextlib
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from appliance.engine import guardian
@@ -29,6 +31,7 @@ from appliance.engine.warm_launcher import LauncherError, WarmLauncher
 # vLLM names its processes: `VLLM::EngineCore`, `VLLM::Worker_TP0`.
 VLLM_PREFIX = "VLLM::"
 _PUMP_S = 2.0
+_OOM_EVERY_S = 30.0
 # Time for the guardian itself after it has killed the tree.
 _GUARDIAN_S = 10.0
 
@@ -51,7 +54,11 @@ class EngineProcess:
         self._grace_s = grace_s
         self._cgroup = cgroup
         self._shared: set[str] = set()
-        self._oom_before = oom_before
+        self._shared_inodes: frozenset[int] = frozenset()
+        self._read_by_pid: dict[int, int] = {}
+        self._read_bytes = 0
+        self._oom_before = self._oom_next = oom_before
+        self._oom_at = time.monotonic()
         self._is_closed = False
         self.was_forked = isinstance(child, ForkedGuardian)
         self.was_oom_killed = False
@@ -74,6 +81,7 @@ class EngineProcess:
         on_update: Callable[[str], None] | None = None,
         grace_s: float,
         cgroup: Path | None = None,
+        temporary: Path | None = None,
         launcher: WarmLauncher | None = None,
         launch_words: int = 0,
     ) -> "EngineProcess":
@@ -95,9 +103,11 @@ class EngineProcess:
                         log=write_end,
                         grace_s=grace_s,
                         cgroup=cgroup,
+                        temporary=temporary,
                     )
             if child is None:
-                child = await _spawn_guardian(argv, env, cwd, write_end, grace_s, cgroup)
+                own = ["-" if path is None else str(path) for path in (cgroup, temporary)]
+                child = await _spawn_guardian([str(grace_s), *own, *argv], env, cwd, write_end)
         except BaseException:
             os.close(read_end)
             raise
@@ -175,13 +185,28 @@ class EngineProcess:
         return sum(proportional_bytes(info.pid) for info in session_processes(self.pid))
 
     def activity(self) -> Activity:
-        """What the tree has done so far (blocks for some milliseconds)."""
-        return session_activity(self.pid)
+        """What the tree has done so far, also by processes that have ended (blocks for some ms)."""
+        activity, read = session_activity(self.pid)
+        self._read_bytes += sum(
+            max(count - self._read_by_pid.get(pid, 0), 0) for pid, count in read.items()
+        )
+        self._read_by_pid = read
+        return replace(activity, read_bytes=self._read_bytes)
 
     def note_shared_memory(self) -> set[str]:
         """Its files in /dev/shm (blocks); removed at the end, also if the guardian cannot do it."""
-        self._shared |= guardian.shared_memory(list(self.pids()))
+        inodes = frozenset(guardian.shared_memory_files())
+        if inodes != self._shared_inodes:
+            self._shared_inodes = inodes
+            self._shared |= guardian.shared_memory(list(self.pids()))
         return self._shared
+
+    def note_oom_kills(self) -> None:
+        """Kills that are older than a while have nothing to do with a later end (blocks)."""
+        now = time.monotonic()
+        if now - self._oom_at > _OOM_EVERY_S:
+            self._oom_at = now
+            self._oom_before, self._oom_next = self._oom_next, oom_kills(self._cgroup)
 
     def pids(self) -> set[int]:
         """Processes of the tree."""
@@ -203,21 +228,14 @@ class EngineProcess:
 
 
 async def _spawn_guardian(
-    argv: list[str],
-    env: Mapping[str, str],
-    cwd: Path,
-    log: int,
-    grace_s: float,
-    cgroup: Path | None,
+    arguments: list[str], env: Mapping[str, str], cwd: Path, log: int
 ) -> SpawnedGuardian:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-I",
         "-S",
         str(Path(guardian.__file__)),
-        str(grace_s),
-        "-" if cgroup is None else str(cgroup),
-        *argv,
+        *arguments,
         stdin=asyncio.subprocess.PIPE,
         stdout=log,
         stderr=log,

@@ -102,14 +102,16 @@ class Activity:
     """Whether one of them is held by a signal such as SIGSTOP."""
 
 
-def session_activity(session: int) -> Activity:
-    """Sum over the session's processes (blocks for some milliseconds)."""
+def session_activity(session: int) -> tuple[Activity, dict[int, int]]:
+    """Sum over the session's processes, and what each has read (blocks for some milliseconds)."""
     infos = session_processes(session)
-    return Activity(
+    read = {info.pid: _read_bytes(info.pid) for info in infos}
+    activity = Activity(
         cpu_s=sum(info.cpu_s for info in infos),
-        read_bytes=sum(_read_bytes(info.pid) for info in infos),
+        read_bytes=sum(read.values()),
         is_stopped=any(info.is_stopped for info in infos),
     )
+    return activity, read
 
 
 def _read_bytes(pid: int) -> int:

@@ -68,6 +68,14 @@ def remove_record(directory: Path, engine_id: str) -> None:
     (directory / f"{engine_id}.sock").unlink(missing_ok=True)
 
 
+def remove_traces(record: EngineRecord) -> None:
+    """Its cgroup and its temporary files (blocks); what is not there is no error."""
+    if record.cgroup is not None:
+        end_cgroup(Path(record.cgroup))
+    if record.temporary is not None:
+        shutil.rmtree(record.temporary, ignore_errors=True)
+
+
 def sweep(directory: Path) -> list[str]:
     """End every engine that a record names (blocks); returns the models that were found alive."""
     found = []
@@ -78,10 +86,7 @@ def sweep(directory: Path) -> list[str]:
             file.unlink(missing_ok=True)
             continue
         was_alive = _end(record)
-        if record.cgroup is not None:
-            end_cgroup(Path(record.cgroup))
-        if record.temporary is not None:
-            shutil.rmtree(record.temporary, ignore_errors=True)
+        remove_traces(record)
         if record.boot_id == boot_id():
             guardian.remove_shared_memory(set(record.shared_memory))
         if was_alive:

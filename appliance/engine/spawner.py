@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,13 @@ from appliance.engine.environments import EnvironmentRecord
 from appliance.engine.logs import EngineLog
 from appliance.engine.process import EngineProcess
 from appliance.engine.proctree import boot_id
-from appliance.engine.records import EngineRecord, argv_digest, remove_record, write_record
+from appliance.engine.records import (
+    EngineRecord,
+    argv_digest,
+    remove_record,
+    remove_traces,
+    write_record,
+)
 from appliance.engine.warm_launcher import WarmLauncher
 from appliance.engine.warm_launchers import WarmLaunchers
 
@@ -32,18 +37,43 @@ class EngineSpawner:
         self._cgroups = cgroups
         self._written: dict[str, EngineRecord] = {}
 
+    async def launcher(
+        self, spec: EngineSpec, environment: EnvironmentRecord, ending: asyncio.Event
+    ) -> WarmLauncher | None:
+        """The launcher for this engine, when it is warm; None: start in the plain way.
+
+        It may import for many seconds; `ending` ends the wait. Variables of a model's own may have
+        been read when vLLM was imported, so such a model starts in the plain way.
+        """
+        if spec.settings.env:
+            return None
+        launcher = await self._launchers.find(environment, spec.device_kind, spec.cache)
+        if launcher is None:
+            return None
+        waits = [asyncio.create_task(launcher.wait_warm()), asyncio.create_task(ending.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return launcher if launcher.is_warm else None
+
     async def spawn(
         self,
         spec: EngineSpec,
         environment: EnvironmentRecord,
         devices: list[str],
         *,
+        launcher: WarmLauncher | None,
         log: EngineLog,
         on_lines: Callable[[int, list[str]], None],
         on_update: Callable[[str], None],
         grace_s: float,
     ) -> EngineProcess:
-        """Start an engine; its record is written before and completed after. Raises OSError."""
+        """Start an engine; its record is written before and completed after.
+
+        With a launcher it is forked there, if that works. Raises OSError: nothing was started.
+        """
         argv = build_argv(spec, environment)
         cgroup = await asyncio.to_thread(self._cgroups.create, spec.engine_id)
         record = EngineRecord(
@@ -70,40 +100,40 @@ class EngineSpawner:
             on_update=on_update,
             grace_s=grace_s,
             cgroup=cgroup,
-            launcher=await self._launcher(spec, environment),
+            temporary=spec.temporary,
+            launcher=launcher,
             launch_words=len(environment.launch),
         )
-        await self._write(
+        await self._complete(
             msgspec.structs.replace(record, pid=process.pid, start_ticks=process.start_ticks)
         )
         return process
 
     async def note_shared_memory(self, engine_id: str, process: EngineProcess) -> None:
-        """Remember files in /dev/shm that a later start would have to remove. Raises OSError."""
-        names = await asyncio.to_thread(process.note_shared_memory)
-        if names:
-            record = self._written[engine_id]
-            await self._write(msgspec.structs.replace(record, shared_memory=sorted(names)))
+        """Remember files in /dev/shm that a later start would have to remove."""
+        names = sorted(await asyncio.to_thread(process.note_shared_memory))
+        record = self._written[engine_id]
+        if names != record.shared_memory:
+            await self._complete(msgspec.structs.replace(record, shared_memory=names))
 
     async def forget(self, engine_id: str) -> None:
         """No process of the engine is left: nor is anything else."""
         record = self._written.pop(engine_id, None)
         try:
-            if record is not None and record.temporary is not None:
-                await asyncio.to_thread(shutil.rmtree, record.temporary, ignore_errors=True)
+            if record is not None:
+                await asyncio.to_thread(remove_traces, record)
             await asyncio.to_thread(remove_record, self._records, engine_id)
         except OSError as error:
             # The next start sweeps it.
             logger.warning("engine.record_left engine=%s error=%s", engine_id, error)
 
+    async def _complete(self, record: EngineRecord) -> None:
+        """Add to a record; the engine runs, so a full disk must not end it."""
+        try:
+            await self._write(record)
+        except OSError as error:
+            logger.warning("engine.record_incomplete engine=%s error=%s", record.id, error)
+
     async def _write(self, record: EngineRecord) -> None:
         self._written[record.id] = record
         await asyncio.to_thread(write_record, self._records, record)
-
-    async def _launcher(
-        self, spec: EngineSpec, environment: EnvironmentRecord
-    ) -> WarmLauncher | None:
-        """Variables of a model's own may have been read when vLLM was imported."""
-        if spec.settings.env:
-            return None
-        return await self._launchers.find(environment, spec.device_kind, spec.cache)

@@ -180,6 +180,11 @@ class EngineSupervisor:
         """Processes of the engine (blocks for some milliseconds)."""
         return self._process.pids() if self._process and not self.has_ended else set()
 
+    def note_oom_kills(self) -> None:
+        """To be called every few seconds (blocks for less than a millisecond)."""
+        if self._process is not None and not self.has_ended:
+            self._process.note_oom_kills()
+
     def measure(self) -> int:
         """Memory of its processes in bytes (blocks for some milliseconds)."""
         return self._process.memory_bytes() if self._process and not self.has_ended else 0
@@ -191,11 +196,18 @@ class EngineSupervisor:
             await asyncio.shield(self._process.wait_ended())
 
     async def _spawn(self) -> None:
+        launcher = await self._spawner.launcher(self.spec, self.environment, self._ending)
+        if self._stop_reason is not None:
+            self._ended_at = datetime.now(UTC)
+            self._to(EngineState.STOPPING, self._stop_reason)
+            self._to(EngineState.STOPPED, self._stop_reason)
+            return
         try:
             self._process = await self._spawner.spawn(
                 self.spec,
                 self.environment,
                 [share.device_id for share in self.placement.shares],
+                launcher=launcher,
                 log=self.log,
                 on_lines=self._on_lines,
                 on_update=self._note_progress,
@@ -270,6 +282,7 @@ class EngineSupervisor:
             if now >= next_look:
                 next_look = now + _LOOK_EVERY_S
                 await process.watch_workers(self._on_worker_death)
+                await self._spawner.note_shared_memory(self.id, process)
                 activity = await asyncio.to_thread(process.activity)
                 self._loading.note_read(activity.read_bytes, now)
                 self._progress = self._loading.progress(now)

@@ -13,11 +13,9 @@ Usage: python -I warm.py MODULE ...
 """
 
 import contextlib
-import fcntl
 import gc
 import importlib
 import importlib.util
-import io
 import json
 import os
 import signal
@@ -33,7 +31,21 @@ from pathlib import Path
 from typing import Any
 
 _MOST_DESCRIPTORS = 250
-_CODE_BYTES = 8
+
+
+def load(name: str) -> Any:
+    """A program beside this file; the engine environment does not hold the appliance."""
+    spec = importlib.util.spec_from_file_location(
+        f"appliance_{name}", Path(__file__).with_name(f"{name}.py")
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_spawn: Any = load("warm_spawn")
 
 
 class WarmProcess:
@@ -48,6 +60,8 @@ class WarmProcess:
         self._added = {
             name: value for name, value in os.environ.items() if before.get(name) != value
         }
+        # Read now: an upgrade may replace the file while this process lives.
+        self._guardian = load("guardian")
         gc.collect()
         gc.freeze()
 
@@ -59,25 +73,30 @@ class WarmProcess:
             message, descriptors, _, _ = socket.recv_fds(server, 1 << 20, _MOST_DESCRIPTORS)
             if not message:
                 return
-            pid = self._fork(server, message, descriptors)
+            try:
+                answer: dict[str, object] = {"pid": self._fork(server, message, descriptors)}
+            except OSError as error:
+                answer = {"error": str(error)}
             for descriptor in descriptors:
                 os.close(descriptor)
-            server.sendall(json.dumps({"pid": pid}).encode())
+            server.sendall(json.dumps(answer).encode())
 
     def _fork(self, server: socket.socket, message: bytes, descriptors: list[int]) -> int:
         pid = os.fork()
         if pid == 0:
             server.close()
-            run_forked(lambda: Engine(json.loads(message), self._added).live(descriptors))
+            engine = Engine(json.loads(message), self._added, self._guardian)
+            run_forked(lambda: engine.live(descriptors))
         return pid
 
 
 class Engine:
     """One engine, from the moment of its fork: the guardian's side and the root's side."""
 
-    def __init__(self, request: dict[str, Any], added: dict[str, str]) -> None:
+    def __init__(self, request: dict[str, Any], added: dict[str, str], program: Any) -> None:
         self._request = request
         self._added = added
+        self._program = program
         self._guardian: Any = None
 
     def live(self, descriptors: list[int]) -> int:
@@ -87,20 +106,22 @@ class Engine:
         os.dup2(control, 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        close_all_but({0, 1, 2, status})
+        _spawn.close_all_but({0, 1, 2, status})
         set_environment(self._request["env"], self._added)
         os.chdir(self._request["cwd"])
         set_title(f"appliance-guardian {self._request['name']}")
         inner, outer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        guardian = load_guardian()
 
         def run_root() -> None:
             outer.close()
             os.close(status)
             become_root(self._request["argv"], inner)
 
-        self._guardian = guardian.Guardian(
-            float(self._request["grace_s"]), run_root, self._request["cgroup"]
+        self._guardian = self._program.Guardian(
+            float(self._request["grace_s"]),
+            run_root,
+            self._request["cgroup"],
+            self._request["temporary"],
         )
         inner.close()
         self._guardian.add_input(outer.fileno(), lambda: self._fork_child(outer))
@@ -116,7 +137,13 @@ class Engine:
             return
         request_pipe, status, *passed = descriptors
         with os.fdopen(request_pipe, "rb") as pipe:
-            request = json.loads(pipe.read())
+            text = pipe.read()
+        if not text.endswith(b"}"):
+            # Who asked was killed before it had said what it wants.
+            for descriptor in (status, *passed):
+                os.close(descriptor)
+            return
+        request = json.loads(text)
 
         def run() -> None:
             os.close(status)
@@ -124,11 +151,11 @@ class Engine:
 
         def report(code: int) -> None:
             with contextlib.suppress(OSError):
-                os.write(status, code.to_bytes(_CODE_BYTES, "big", signed=True))
+                os.write(status, code.to_bytes(_spawn.CODE_BYTES, "big", signed=True))
             os.close(status)
 
         pid = self._guardian.fork(run, report)
-        os.write(status, int(pid).to_bytes(_CODE_BYTES, "big", signed=True))
+        os.write(status, int(pid).to_bytes(_spawn.CODE_BYTES, "big", signed=True))
         for descriptor in passed:
             os.close(descriptor)
 
@@ -139,7 +166,7 @@ def become_root(argv: list[str], nursery: socket.socket) -> None:
     def serve() -> int:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        fork_children_through(nursery)
+        _spawn.fork_children_through(nursery)
         apply_thread_count()
         sys.modules["__main__"] = types.ModuleType("__main__")
         sys.argv[:] = ["vllm", *argv]
@@ -161,87 +188,20 @@ def become_child(
     spawn: Any = importlib.import_module("multiprocessing.spawn")
     util: Any = importlib.import_module("multiprocessing.util")
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The guardian's is the pipe by which the server gives orders.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     # Its own children come from the same guardian; the root's end of the socket travels along.
-    (nursery,) = renumber([*passed[1:]], request["descriptors"], [passed[0]])
+    (nursery,) = _spawn.renumber([*passed[1:]], request["descriptors"], [passed[0]])
     requests.detach()
     set_environment(request["env"], added)
     os.chdir(request["cwd"])
     sys.argv[:] = request["argv"]
     apply_thread_count()
-    fork_children_through(socket.socket(fileno=nursery))
+    _spawn.fork_children_through(socket.socket(fileno=nursery))
     process._children = set()
     util._finalizer_registry.clear()
     tracker._resource_tracker._fd = request["tracker"]
     return int(spawn._main(request["pipe"], os.dup(request["pipe"])))
-
-
-def fork_children_through(nursery: socket.socket) -> None:
-    """Serve multiprocessing's start method "spawn" by forks of the guardian."""
-    from multiprocessing import reduction, resource_tracker, spawn
-
-    context: Any = importlib.import_module("multiprocessing.context")
-    popen: Any = importlib.import_module("multiprocessing.popen_spawn_posix")
-    util: Any = importlib.import_module("multiprocessing.util")
-
-    class GuardedPopen(popen.Popen):  # type: ignore[misc]
-        """As multiprocessing's own; the child is a fork of a clean process, not a new one."""
-
-        method = "spawn"
-
-        def _launch(self, process_obj: Any) -> None:
-            tracker = resource_tracker.getfd()
-            self._fds.append(tracker)
-            payload = io.BytesIO()
-            context.set_spawning_popen(self)
-            try:
-                reduction.dump(spawn.get_preparation_data(process_obj._name), payload)
-                reduction.dump(process_obj, payload)
-            finally:
-                context.set_spawning_popen(None)
-            child_read, parent_write = os.pipe()
-            self._fds.append(child_read)
-            descriptors = list(dict.fromkeys(self._fds))
-            request = {
-                "env": dict(os.environ),
-                "cwd": str(Path.cwd()),
-                "argv": list(sys.argv),
-                "tracker": tracker,
-                "pipe": child_read,
-                "descriptors": descriptors,
-            }
-            self.sentinel = ask(nursery, request, descriptors)
-            code = os.read(self.sentinel, _CODE_BYTES)
-            self.pid = int.from_bytes(code, "big", signed=True)
-            os.close(child_read)
-            with open(parent_write, "wb", closefd=False) as pipe:
-                pipe.write(payload.getbuffer())
-            self.finalizer = util.Finalize(self, util.close_fds, [self.sentinel, parent_write])
-
-        def poll(self, flag: int = os.WNOHANG) -> int | None:
-            self.returncode: int | None
-            if self.returncode is None:
-                from multiprocessing.connection import wait
-
-                if not wait([self.sentinel], 0 if flag == os.WNOHANG else None):
-                    return None
-                code = os.read(self.sentinel, _CODE_BYTES)
-                is_whole = len(code) == _CODE_BYTES
-                self.returncode = int.from_bytes(code, "big", signed=True) if is_whole else 255
-            return self.returncode
-
-    context.SpawnProcess._Popen = staticmethod(GuardedPopen)
-
-
-def ask(nursery: socket.socket, request: dict[str, Any], descriptors: list[int]) -> int:
-    """Send a request for a child; returns the read end of its status pipe."""
-    status_read, status_write = os.pipe()
-    request_read, request_write = os.pipe()
-    socket.send_fds(nursery, [b"f"], [request_read, status_write, nursery.fileno(), *descriptors])
-    os.close(request_read)
-    os.close(status_write)
-    with os.fdopen(request_write, "wb") as pipe:
-        pipe.write(json.dumps(request).encode())
-    return status_read
 
 
 def run_forked(work: Callable[[], int]) -> None:
@@ -289,42 +249,10 @@ def apply_thread_count() -> None:
         torch.set_num_threads(int(wanted))
 
 
-def renumber(have: list[int], want: list[int], extra: list[int]) -> list[int]:
-    """Put descriptors onto the numbers that the parent knew; returns where `extra` went."""
-    top = max([*want, 64]) + 32
-    moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, top) for descriptor in have]
-    kept = [fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, top) for descriptor in extra]
-    close_all_but({0, 1, 2, *moved, *kept})
-    for descriptor, number in zip(moved, want, strict=True):
-        os.dup2(descriptor, number, inheritable=True)
-        os.close(descriptor)
-    return kept
-
-
-def close_all_but(kept: set[int]) -> None:
-    """Close every other descriptor."""
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
-        if int(name) not in kept:
-            with contextlib.suppress(OSError):
-                os.close(int(name))
-
-
 def set_title(title: str) -> None:
     """Name of the process, where the library for it is there."""
     with contextlib.suppress(ImportError):
         importlib.import_module("setproctitle").setproctitle(title)
-
-
-def load_guardian() -> types.ModuleType:
-    """The program beside this file; the engine environment does not hold the appliance."""
-    spec = importlib.util.spec_from_file_location(
-        "appliance_guardian", Path(__file__).with_name("guardian.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def reasons_against_forking() -> list[str]:

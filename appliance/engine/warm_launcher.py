@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -59,6 +60,7 @@ class WarmLauncher:
         self._state = LauncherState.WARMING
         self._problem = ""
         self._import_s = 0.0
+        self._warm_at: float | None = None
         self._memory_bytes = 0
 
     @property
@@ -82,6 +84,12 @@ class WarmLauncher:
         process = self._process
         self._memory_bytes = proportional_bytes(process.pid) if process and self.is_warm else 0
 
+    async def wait_warm(self) -> None:
+        """Wait for one that is warming up: that takes less time than a plain start."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_READY_S):
+                await self._settled.wait()
+
     def begin(self, env: Mapping[str, str]) -> None:
         """Start to warm up, unless that was done before."""
         if self._care is None:
@@ -96,21 +104,20 @@ class WarmLauncher:
         log: int,
         grace_s: float,
         cgroup: Path | None = None,
+        temporary: Path | None = None,
     ) -> ForkedGuardian:
         """Fork an engine; `log` is the descriptor that it writes to. Raises LauncherError.
 
-        Waits for a launcher that is warming up: that takes less time than a plain start.
+        Then nothing of that engine is left, and it may be started in the plain way.
         """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_READY_S):
-                await self._settled.wait()
         request = {
             "name": env.get(ENGINE_VARIABLE, ""),
             "argv": argv,
             "env": dict(env),
             "cwd": str(cwd),
             "grace_s": grace_s,
-            "cgroup": None if cgroup is None else str(cgroup),
+            "cgroup": "-" if cgroup is None else str(cgroup),
+            "temporary": "-" if temporary is None else str(temporary),
         }
         control_read, control_write = os.pipe()
         status_read, status_write = os.pipe()
@@ -118,15 +125,21 @@ class WarmLauncher:
             async with self._lock, asyncio.timeout(_FORK_S):
                 descriptors = [log, control_read, status_write]
                 pid = await asyncio.to_thread(self._ask, json.dumps(request).encode(), descriptors)
-        except (OSError, ValueError, TimeoutError) as error:
+        except (OSError, ValueError, KeyError, TimeoutError) as error:
             os.close(control_write)
-            os.close(status_read)
-            # One that does not answer is of no use: its end starts a fresh one.
-            self._kill()
-            raise LauncherError from error
-        finally:
             os.close(control_read)
             os.close(status_write)
+            # One that does not answer is of no use: its end starts a fresh one.
+            self._kill()
+            # It may have forked the engine all the same, which now ends without its control pipe.
+            await asyncio.to_thread(_wait_closed, status_read, grace_s + _FORK_S)
+            raise LauncherError from error
+        except BaseException:
+            for descriptor in (control_write, control_read, status_write, status_read):
+                os.close(descriptor)
+            raise
+        os.close(control_read)
+        os.close(status_write)
         return ForkedGuardian(pid, control_write, status_read)
 
     async def stop(self) -> None:
@@ -136,18 +149,20 @@ class WarmLauncher:
             await asyncio.gather(self._care, return_exceptions=True)
 
     def _ask(self, request: bytes, descriptors: list[int]) -> int:
-        if self._socket is None:
+        connection = self._socket
+        if connection is None:
             raise OSError("it is not there")
-        socket.send_fds(self._socket, [request], descriptors)
-        return int(json.loads(self._socket.recv(_MESSAGE_BYTES))["pid"])
+        socket.send_fds(connection, [request], descriptors)
+        return int(json.loads(connection.recv(_MESSAGE_BYTES))["pid"])
 
     async def _look_after(self, env: dict[str, str]) -> None:
         tries = 0
         try:
             while tries < _MOST_TRIES:
-                started = time.monotonic()
+                self._warm_at = None
                 self._problem = await self._live_once(env)
-                is_sound = time.monotonic() - started > _SOUND_AFTER_S
+                warm_s = 0.0 if self._warm_at is None else time.monotonic() - self._warm_at
+                is_sound = warm_s > _SOUND_AFTER_S
                 tries = 1 if is_sound else tries + 1
                 logger.warning(
                     "launcher.ended environment=%s reason=%s", self.environment.name, self._problem
@@ -184,6 +199,7 @@ class WarmLauncher:
             self._socket = ours
             self._import_s = report["import_s"]
             self._problem = ""
+            self._warm_at = time.monotonic()
             self._to(LauncherState.WARM)
             logger.info(
                 "launcher.warm environment=%s import_s=%s", self.environment.name, self._import_s
@@ -219,3 +235,15 @@ class WarmLauncher:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await asyncio.shield(process.wait())
+
+
+def _wait_closed(descriptor: int, timeout_s: float) -> None:
+    """Until all other ends of the pipe are closed (blocks); closes this one."""
+    end = time.monotonic() + timeout_s
+    try:
+        while (left := end - time.monotonic()) > 0:
+            ready, _, _ = select.select([descriptor], [], [], left)
+            if ready and not os.read(descriptor, 64):
+                return
+    finally:
+        os.close(descriptor)

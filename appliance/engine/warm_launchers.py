@@ -7,7 +7,7 @@ plain way.
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from appliance.engine.command import build_base_env
@@ -37,9 +37,10 @@ class WarmLaunchers:
 
     def measure(self) -> int:
         """Memory of all launchers in bytes (blocks for some milliseconds)."""
-        for launcher in list(self._launchers.values()):
+        launchers = list(self._launchers.values())
+        for launcher in launchers:
             launcher.measure()
-        return sum(view.memory_bytes for view in self.views())
+        return sum(launcher.view().memory_bytes for launcher in launchers)
 
     async def find(
         self, environment: EnvironmentRecord, kind: DeviceKind, cache: Path
@@ -61,6 +62,11 @@ class WarmLaunchers:
             self._launchers[environment.name] = launcher
         launcher.begin(build_base_env(kind, environment, cache, os.environ))
         return launcher
+
+    def retire_unused(self, in_use: Collection[str]) -> None:
+        """End the launchers of environments that no model is started in any more."""
+        for name in set(self._launchers) - set(in_use):
+            self._retire(name)
 
     async def stop(self) -> None:
         """End all launchers."""

@@ -1,16 +1,22 @@
 """Periodic jobs; the only importer of apscheduler."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 _IDLE_EVERY_S = 1
+_LAUNCHERS_EVERY_S = 60
 
 
 class Jobs:
     """Owner of the APScheduler instance. A run that was missed is skipped, not repeated."""
 
-    def __init__(self, *, unload_idle: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        unload_idle: Callable[[], None],
+        retire_launchers: Callable[[], Awaitable[None]],
+    ) -> None:
         self._scheduler = AsyncIOScheduler(
             timezone="UTC",
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": 30},
@@ -22,6 +28,9 @@ class Jobs:
             unload_idle()
 
         self._scheduler.add_job(idle, "interval", seconds=_IDLE_EVERY_S, id="idle")
+        self._scheduler.add_job(
+            retire_launchers, "interval", seconds=_LAUNCHERS_EVERY_S, id="launchers"
+        )
 
     def start(self) -> None:
         """Begin to run jobs on the running event loop."""

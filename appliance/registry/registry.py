@@ -24,11 +24,11 @@ _OWNED_FLAGS = {
     "--ssl-keyfile", "--ssl-certfile", "--enable-sleep-mode", "--max-model-len", "--dtype",
     "--max-num-seqs", "--config", "--pipeline-parallel-size", "-pp", "--data-parallel-size",
     "-dp", "--headless", "--nnodes", "--api-server-count", "-asc",
-    "--distributed-executor-backend", "--middleware",
+    "--distributed-executor-backend", "--middleware", "--disable-log-stats",
 }  # fmt: skip
 _OWNED_VARIABLES = {
-    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "LD_PRELOAD", "VLLM_APPLIANCE_ENGINE",
-    "VLLM_API_KEY", "VLLM_SERVER_DEV_MODE",
+    "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "LD_PRELOAD", "VLLM_API_KEY",
+    "VLLM_SERVER_DEV_MODE", "TMPDIR",
 }  # fmt: skip
 _SHORTEST_PREFIX = 4
 _MOST_BYTES = 2**50
@@ -228,7 +228,8 @@ def _check_extra_args(arguments: list[str]) -> None:
 
 def _check_variables(env: dict[str, str]) -> None:
     for name, value in env.items():
-        if name in _OWNED_VARIABLES or not name.isidentifier() or "\0" in value:
+        is_owned = name in _OWNED_VARIABLES or name.startswith("VLLM_APPLIANCE_")
+        if is_owned or not name.isidentifier() or "\0" in value:
             _refuse("env", f"the variable {name!r} cannot be set", "Leave it out.")
 
 

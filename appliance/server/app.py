@@ -111,7 +111,9 @@ class Appliance:
             interval_s=settings.devices.sample_interval_s,
             publish=self.bus.publish,
         )
-        self.jobs = Jobs(unload_idle=self.slots.unload_idle)
+        self.jobs = Jobs(
+            unload_idle=self.slots.unload_idle, retire_launchers=self._retire_launchers
+        )
         self.overview = Overview(self.slots.board, self.bus, self.info)
         self.gateway = Gateway(
             self.slots,
@@ -179,7 +181,7 @@ class Appliance:
         """End all engines, then the rest."""
         await self.slots.stop()
         if self._warming is not None:
-            await self._warming
+            await asyncio.gather(self._warming, return_exceptions=True)
         await self.launchers.stop()
         await self.sampling.stop()
         await self.monitor.close()
@@ -193,6 +195,15 @@ class Appliance:
             logger.warning("server.no_engine_environment message=%s", error)
             return
         await self.launchers.find(environment, self.monitor.kind, self.paths.cache)
+
+    async def _retire_launchers(self) -> None:
+        """Those of environments that are gone, or that nothing is started in."""
+        names = {known.settings.environment for known in self.registry.models()}
+        names.add(self.settings.engines.environment)
+        installed = await asyncio.to_thread(self.environments.records)
+        in_use = await asyncio.to_thread(self.environments.in_use)
+        wanted = {name or in_use for name in names}
+        self.launchers.retire_unused({each.name for each in installed if each.name in wanted})
 
     def _tell_server(self) -> None:
         self.bus.publish(ServerChanged(server=self.info()))

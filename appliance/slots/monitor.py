@@ -198,6 +198,7 @@ def _seen(device: Device) -> tuple[object, ...]:
 
 
 def _measure(running: Running) -> None:
+    running.supervisor.note_oom_kills()
     pids = running.supervisor.pids()
     if pids:
         running.pids = frozenset(pids)

@@ -22,6 +22,7 @@ class StubEngine:
         self.model = model
         self.behaviour = behaviour
         self.tokens = 0
+        self.running = 0
 
     async def serve(self, socket: str) -> None:
         server = await asyncio.start_unix_server(self.on_connection, socket)
@@ -56,12 +57,23 @@ class StubEngine:
             name = self.behaviour.get("serves", self.model)
             self.reply_json(writer, 200, {"data": [{"id": name, "max_model_len": 128}]})
         elif path == "/metrics":
-            self.reply(writer, 200, f"vllm:generation_tokens_total{{}} {self.tokens}\n".encode())
+            text = (
+                f'vllm:generation_tokens_total{{engine="0"}} {self.tokens}\n'
+                f'vllm:num_requests_running{{engine="0"}} {self.running}\n'
+                'vllm:num_requests_waiting{engine="0"} 0\n'
+            )
+            self.reply(writer, 200, text.encode())
         elif path == "/v1/embeddings":
             data = [{"object": "embedding", "index": 0, "embedding": [0.5, 0.5]}]
             self.reply_json(writer, 200, {"object": "list", "data": data, "model": self.model})
         else:
-            await self.complete(json.loads(body), writer, head, body)
+            request = json.loads(body)
+            # While vLLM fetches a picture its core knows nothing of the request.
+            self.running += "fetch" not in body.decode()
+            try:
+                await self.complete(request, writer, head, body)
+            finally:
+                self.running -= "fetch" not in body.decode()
         await writer.drain()
 
     async def complete(
@@ -104,6 +116,9 @@ class StubEngine:
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
             b"transfer-encoding: chunked\r\n\r\n"
         )
+        if "hang before" in text:
+            await writer.drain()
+            await hang(spins=False)
         for index in range(count):
             delta = {"index": 0, "delta": {"content": f"t{index} "}, "finish_reason": None}
             chunk = {

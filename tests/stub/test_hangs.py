@@ -68,7 +68,33 @@ def test_a_stopped_engine_is_replaced_when_somebody_waits_for_it(
     assert starts_of(model) == 2
 
 
-@pytest.mark.parametrize(("text", "least_s"), [("hang amid", 1.0), ("hang amid spin", 3.5)])
+def test_an_engine_that_hangs_is_found_while_requests_keep_coming(
+    make_server: MakeServer, make_model: MakeModel
+) -> None:
+    # vLLM's API server sends the head of a stream without its core.
+    server = make_server(CONFIG)
+    server.add_model("a", make_model("a"))
+    server.load("a")
+    messages = [{"role": "user", "content": "hang before"}]
+
+    def ask_one() -> str:
+        with stream(server, messages=messages) as lines:
+            return "".join(lines)
+
+    with concurrent.futures.ThreadPoolExecutor(40) as pool:
+        answers = []
+        started = time.monotonic()
+        while not any(answer.done() for answer in answers):
+            answers.append(pool.submit(ask_one))
+            assert time.monotonic() - started < 10
+            concurrent.futures.wait(answers, timeout=0.3, return_when="FIRST_COMPLETED")
+    assert "It hangs" in answers[0].result()
+
+
+@pytest.mark.parametrize(
+    ("text", "least_s"),
+    [("hang amid", 1.0), ("hang amid spin", 3.5), ("hang before fetch", 3.5)],
+)
 def test_an_engine_that_hangs_in_mid_answer_is_found(
     make_server: MakeServer, make_model: MakeModel, text: str, least_s: float
 ) -> None:

@@ -1,7 +1,9 @@
 import os
 import secrets
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,7 +93,7 @@ own = pathlib.Path(sys.argv[1])
 cgroups = EngineCgroups.open(CgroupUse.ON, "one")
 path = cgroups.create("eng_1")
 engine = subprocess.Popen(
-    [sys.executable, "-I", "-S", guardian.__file__, "5", str(path), "/bin/sleep", "60"],
+    [sys.executable, "-I", "-S", guardian.__file__, "5", str(path), "-", "/bin/sleep", "60"],
     stdin=subprocess.PIPE,
 )
 print(path, engine.pid, flush=True)
@@ -128,7 +130,7 @@ def test_the_guardian_kills_what_hides_in_the_cgroup(own: Path) -> None:
     cgroup = own / "engine"
     cgroup.mkdir()
     child = subprocess.Popen(
-        [sys.executable, "-I", "-S", guardian.__file__, "5", str(cgroup), "/bin/sleep", "60"],
+        [sys.executable, "-I", "-S", guardian.__file__, "5", str(cgroup), "-", "/bin/sleep", "60"],
         stdin=subprocess.PIPE,
     )
     wait_until(lambda: pids_in(cgroup), 10, "the engine in its cgroup")
@@ -138,3 +140,17 @@ def test_the_guardian_kills_what_hides_in_the_cgroup(own: Path) -> None:
     assert pids_in(cgroup) == []
     assert end_cgroup(cgroup)
     assert end_cgroup(cgroup)
+
+
+def test_members_are_killed_where_the_kernel_cannot_kill_a_cgroup(tmp_path: Path) -> None:
+    # Kernels before 5.14 have no `cgroup.kill`; a plain directory has none either.
+    member = subprocess.Popen(["/bin/sleep", "60"])
+    (tmp_path / "group").mkdir()
+    (tmp_path / "group/cgroup.procs").write_text(f"{member.pid}\n")
+    assert guardian.cgroup_members(str(tmp_path / "group")) == [member.pid]
+    ending = threading.Thread(target=end_cgroup, args=(tmp_path / "group",))
+    ending.start()
+    assert member.wait(10) == -signal.SIGKILL
+    (tmp_path / "group/cgroup.procs").unlink()
+    ending.join(10)
+    assert not (tmp_path / "group").exists()

@@ -34,7 +34,9 @@ def start() -> Iterator[Start]:
     """Starts guardians of shell programs; whatever they leave is killed at the end."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start_one(program: str, grace_s: float = 5.0, cgroup: str = "-") -> subprocess.Popen[bytes]:
+    def start_one(
+        program: str, grace_s: float = 5.0, cgroup: str = "-", temporary: str = "-"
+    ) -> subprocess.Popen[bytes]:
         child = subprocess.Popen(
             [
                 sys.executable,
@@ -43,6 +45,7 @@ def start() -> Iterator[Start]:
                 str(Path(guardian.__file__)),
                 str(grace_s),
                 cgroup,
+                temporary,
                 "/bin/sh",
                 "-c",
                 program,
@@ -93,7 +96,7 @@ def test_signal_that_ended_the_engine_is_told_as_a_shell_does(start: Start) -> N
 
 def test_program_that_is_not_there(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-I", "-S", guardian.__file__, "1", "-", str(tmp_path / "none")],
+        [sys.executable, "-I", "-S", guardian.__file__, "1", "-", "-", str(tmp_path / "none")],
         stdin=subprocess.PIPE,
         capture_output=True,
         timeout=LIMIT_S,
@@ -105,7 +108,7 @@ def test_program_that_is_not_there(tmp_path: Path) -> None:
 
 def test_program_whose_server_is_gone_already_is_ended() -> None:
     done = subprocess.run(
-        [sys.executable, "-I", "-S", guardian.__file__, "5", "-", "/bin/sleep", "60"],
+        [sys.executable, "-I", "-S", guardian.__file__, "5", "-", "-", "/bin/sleep", "60"],
         stdin=subprocess.DEVNULL,
         timeout=LIMIT_S,
         check=False,
@@ -258,6 +261,38 @@ def test_shared_memory_that_somebody_else_uses_stays(start: Start, tmp_path: Pat
         ours.close()
         with contextlib.suppress(FileNotFoundError):
             ours.unlink()
+
+
+def test_temporary_files_go_with_the_tree(start: Start, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "file").write_text("x")
+    assert start("exit 0", temporary=str(own)).wait(LIMIT_S) == 0
+    assert not own.exists()
+
+
+FAILING = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("guardian", sys.argv[1])
+guardian = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(guardian)
+made = guardian.Guardian(1.0, lambda: guardian.become(["/bin/sleep", "60"]))
+made._reap = lambda: 1 / 0
+made.run()
+"""
+
+
+def test_a_guardian_that_fails_says_so_by_a_signal() -> None:
+    # The server takes an exit status for the engine's own, with nothing left to clean up.
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING, guardian.__file__],
+        stdin=subprocess.PIPE,
+        capture_output=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert b"ZeroDivisionError" in done.stderr
 
 
 def test_engine_dumps_no_core_and_is_the_first_to_go_when_memory_is_short(
