@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import msgspec
 
@@ -22,6 +23,7 @@ from appliance.slots.launcher import EngineLauncher
 from appliance.slots.leases import LeaseDesk, load_failed
 from appliance.slots.monitor import DeviceMonitor
 from appliance.slots.planner import DeviceRoom
+from appliance.slots.read_ahead import ReadAhead
 from appliance.slots.slot import Running, Slot
 from appliance.store.models import LoadRecord
 
@@ -51,12 +53,18 @@ class EngineLives:
         self._history = history
         self._settings = settings
         self._publish = publish
+        self._read_ahead = ReadAhead()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def finish(self) -> None:
         """Until every engine's task is over."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+        await self._read_ahead.stop()
+
+    def prepare(self, known: KnownModel) -> None:
+        """It is about to be launched: its weights may come from disk meanwhile."""
+        self._read_ahead.begin(known.id, Path(known.settings.path))
 
     def launch(
         self, slot: Slot, known: KnownModel, rooms: tuple[DeviceRoom, ...], wanted: Estimate
@@ -76,6 +84,7 @@ class EngineLives:
             return
         slot.waits_for = None
         slot.is_held = False
+        self.prepare(known)
         task = self._own(self._live(slot, supervisor))
         slot.running = Running(supervisor, wanted, task, last_used=time.monotonic())
         self._board.touch(slot)
@@ -104,12 +113,14 @@ class EngineLives:
             if running is not None and not await self._monitor.wait_freed(running.pids):
                 logger.error("engine.memory_not_freed model=%s", slot.model)
         finally:
+            self._read_ahead.end(slot.model)
             if slot.running is not None:
                 self._ended(slot, slot.running)
 
     def _became_ready(self, slot: Slot) -> None:
         running = slot.running
         assert running is not None
+        self._read_ahead.end(slot.model)
         now = time.monotonic()
         running.ready_since = running.last_used = now
         slot.wanted_since, slot.failure, slot.retry_at = None, None, None

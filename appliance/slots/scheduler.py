@@ -255,10 +255,12 @@ class SlotScheduler:
             case Evict(victims, devices):
                 if claimed.isdisjoint(room.id for room in devices):
                     self._evict(slot, victims)
+                    self._lives.prepare(known)
             case Wait(reason, residents, devices):
                 self._say_why(slot, reason)
                 if waited_s > self._settings.max_wait_s:
                     self._gate(slot, residents)
+                    self._lives.prepare(known)
         return {room.id for room in devices}
 
     def _evict(self, slot: Slot, victims: tuple[Resident, ...]) -> None:

@@ -105,8 +105,10 @@ def make_server(way: str, prepared: Path, folder: Path, engines: Path) -> Server
     """A server that starts its engines in this way and knows what scripts/test has found out."""
     config = CONFIG.format(launcher="true" if way == "launcher" else "false")
     server = ServerProcess(folder / way, config, engines=engines)
-    server.paths.cache.mkdir(parents=True)
-    (server.paths.cache / "vllm").symlink_to(prepared.parent / "cache/vllm")
+    cache = server.paths.cache / "vllm"
+    if not cache.exists():
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        cache.symlink_to(prepared.parent / "cache/vllm")
     return server.start()
 
 

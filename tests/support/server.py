@@ -35,6 +35,11 @@ class ServerProcess:
         self.paths.state.mkdir(parents=True, exist_ok=True)
         if engines is not None:
             (self.paths.state / "engines").symlink_to(engines)
+            # What vLLM found out about architectures belongs to its environment, not to a home.
+            cache = engines.parent.parent / "cache/vllm"
+            if cache.is_dir():
+                self.paths.cache.mkdir(parents=True, exist_ok=True)
+                (self.paths.cache / "vllm").symlink_to(cache)
         self.log = home / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
