@@ -20,6 +20,9 @@ from appliance.engine.environments import (
 from appliance.engine.warm_launcher import WarmLauncher
 from appliance.protocol.devices import DeviceKind
 from appliance.protocol.launchers import Launcher
+from appliance.units import MIB
+
+_WORTH_TELLING = 16 * MIB
 
 
 class WarmLaunchers:
@@ -29,18 +32,23 @@ class WarmLaunchers:
         self._is_enabled = is_enabled
         self._on_change = on_change
         self._launchers: dict[str, WarmLauncher] = {}
+        self._told_bytes = 0
         self._retiring: set[asyncio.Task[None]] = set()
 
     def views(self) -> list[Launcher]:
         """The launchers as others see them."""
         return [launcher.view() for launcher in self._launchers.values()]
 
-    def measure(self) -> int:
-        """Memory of all launchers in bytes (blocks for some milliseconds)."""
+    async def measure(self) -> int:
+        """Memory of all launchers in bytes; tells about it when it has changed much."""
         launchers = list(self._launchers.values())
         for launcher in launchers:
-            launcher.measure()
-        return sum(launcher.view().memory_bytes for launcher in launchers)
+            await asyncio.to_thread(launcher.measure)
+        total = sum(launcher.view().memory_bytes for launcher in launchers)
+        if abs(total - self._told_bytes) >= _WORTH_TELLING:
+            self._told_bytes = total
+            self._on_change()
+        return total
 
     async def find(
         self, environment: EnvironmentRecord, kind: DeviceKind, cache: Path

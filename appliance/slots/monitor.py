@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ class DeviceMonitor:
         *,
         reserve_bytes: int,
         running: Callable[[], list[Running]],
-        measure_launchers: Callable[[], int],
+        measure_launchers: Callable[[], Awaitable[int]],
     ) -> None:
         self.source = reader.source
         self._reader = reader
@@ -87,7 +87,7 @@ class DeviceMonitor:
                 await asyncio.to_thread(_measure, each)
         if now - self._launchers_at > _MEASURE_IDLE_EVERY_S:
             self._launchers_at = now
-            self._launcher_bytes = await asyncio.to_thread(self._measure_launchers)
+            self._launcher_bytes = await self._measure_launchers()
         await asyncio.gather(*(_scrape(each) for each in running if _is_worth_scraping(each)))
 
     async def wait_freed(self, pids: frozenset[int]) -> bool:
