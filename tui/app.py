@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import termios
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -84,9 +85,18 @@ class ApplianceApp(App[None]):
         self.session.feed.on_change = self._changed
         self.call_after_refresh(self._start)
         if not self.is_headless:
-            # A closed SSH session or a polite kill must leave the terminal as it was.
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                asyncio.get_running_loop().add_signal_handler(number, self.exit)
+            # A polite kill must leave the terminal as it was.
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGTERM, self.exit)
+            signal.signal(signal.SIGHUP, lambda *_: self._hang_up(loop))
+
+    def _hang_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        """A closed SSH session. Textual would wait for ever to write to a terminal that is gone."""
+        try:
+            termios.tcgetattr(0)
+        except termios.error:
+            os._exit(128 + signal.SIGHUP)
+        loop.call_soon_threadsafe(self.exit)
 
     async def on_unmount(self) -> None:
         """Let go of the connections."""

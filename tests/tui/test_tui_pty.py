@@ -69,6 +69,22 @@ async def test_the_terminal_is_restored_after_sigterm(
         assert sequence in terminal.raw[-600:]
 
 
+async def test_it_ends_when_its_terminal_is_gone(terminal: Terminal, server: FakeServer) -> None:
+    await terminal.until("LIVE")
+    terminal.hang_up()
+    assert await terminal.ended() == 128 + signal.SIGHUP
+
+
+async def test_it_ends_when_its_terminal_is_gone_while_it_is_stopped(
+    terminal: Terminal, server: FakeServer
+) -> None:
+    # The kernel wakes it with SIGCONT as well, and Textual then begins to draw.
+    await terminal.until("LIVE")
+    terminal.signal(signal.SIGSTOP)
+    terminal.hang_up()
+    assert await terminal.ended() == 128 + signal.SIGHUP
+
+
 @pytest.mark.parametrize("server", ["hostile"], indirect=True)
 async def test_nothing_of_what_others_wrote_reaches_the_terminal_raw(
     terminal: Terminal, server: FakeServer

@@ -84,6 +84,11 @@ class Terminal:
             await asyncio.sleep(0.02)
         raise AssertionError("it did not end")
 
+    def hang_up(self) -> None:
+        """As a closed SSH session does."""
+        os.close(self._fd)
+        self._fd = os.open(os.devnull, os.O_RDWR | os.O_NONBLOCK)
+
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
