@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from appliance.engine.proctree import all_processes, process_info, proportional_bytes
+from appliance.engine.proctree import all_processes, process_info
 from tests.engine.conftest import start_server
 from tests.support.server import LOAD_S, ServerProcess
 from tests.support.wait import wait_until
@@ -35,11 +35,17 @@ class Account:
         others = [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit()]
         infos = [process_info(other) for other in others]
         return cls(
-            memory_bytes=proportional_bytes(pid),
+            memory_bytes=anonymous_bytes(pid),
             descriptors=len(list(Path(f"/proc/{pid}/fd").iterdir())),
             threads=len(list(Path(f"/proc/{pid}/task").iterdir())),
             zombies=sum(info is not None and info.ppid == pid and info.is_zombie for info in infos),
         )
+
+
+def anonymous_bytes(pid: int) -> int:
+    """What is its own, whoever else has mapped the same libraries (proc_pid_smaps(5))."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
 
 
 def files_below(directory: Path) -> set[str]:
