@@ -33,7 +33,7 @@ from appliance.store.models import LoadRecord
 
 logger = logging.getLogger(__name__)
 
-_PROBE_EVERY_S = 0.1
+_PROBE_EVERY_S = 0.05
 _LOOK_EVERY_S = 0.5
 # A process that dies during a load usually says why, and vLLM ends by itself.
 _LAST_WORDS_S = 1.0
@@ -270,28 +270,35 @@ class EngineSupervisor:
     async def _become_ready(
         self, process: EngineProcess, ended: asyncio.Task[int], on_ready: Callable[[], None]
     ) -> None:
-        next_look = 0.0
-        while not ended.done() and not self._ending.is_set():
+        looking = asyncio.create_task(self._look_while_loading(process))
+        try:
+            while not ended.done() and not self._ending.is_set():
+                if self.spec.socket.exists() and await is_ready(self.connections, self.model):
+                    await process.watch_workers(self._on_worker_death)
+                    await self._spawner.note_shared_memory(self.id, process)
+                    if not self._ending.is_set() and self._seen is None and not ended.done():
+                        self._became_ready(on_ready)
+                    return
+                await asyncio.wait({ended}, timeout=_PROBE_EVERY_S)
+                if looking.done() and not self._ending.is_set():
+                    looking.result()
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+
+    async def _look_while_loading(self, process: EngineProcess) -> None:
+        """Progress, processes that die, and whether it still moves; beside the probes."""
+        while self._loading.stalled_s(time.monotonic()) <= self._limits.stall_s:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            await process.watch_workers(self._on_worker_death)
+            await self._spawner.note_shared_memory(self.id, process)
+            activity = await asyncio.to_thread(process.activity)
             now = time.monotonic()
-            if self.spec.socket.exists() and await is_ready(self.connections, self.model):
-                await process.watch_workers(self._on_worker_death)
-                await self._spawner.note_shared_memory(self.id, process)
-                if not self._ending.is_set() and self._seen is None and not ended.done():
-                    self._became_ready(on_ready)
-                return
-            if now >= next_look:
-                next_look = now + _LOOK_EVERY_S
-                await process.watch_workers(self._on_worker_death)
-                await self._spawner.note_shared_memory(self.id, process)
-                activity = await asyncio.to_thread(process.activity)
-                self._loading.note_read(activity.read_bytes, now)
-                self._progress = self._loading.progress(now)
-                self._changed()
-            if self._loading.stalled_s(now) > self._limits.stall_s:
-                message = f"No progress for {self._limits.stall_s:.0f} s while loading."
-                self._give_up(FailureCause.STALLED, message)
-                return
-            await asyncio.wait({ended}, timeout=_PROBE_EVERY_S)
+            self._loading.note_read(activity.read_bytes, now)
+            self._progress = self._loading.progress(now)
+            self._changed()
+        message = f"No progress for {self._limits.stall_s:.0f} s while loading."
+        self._give_up(FailureCause.STALLED, message)
 
     def _became_ready(self, on_ready: Callable[[], None]) -> None:
         now = time.monotonic()
