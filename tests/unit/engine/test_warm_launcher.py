@@ -3,7 +3,11 @@
 import asyncio
 import os
 import signal
+import socket
+import subprocess
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +17,12 @@ import pytest
 
 from appliance.engine import warm_launchers
 from appliance.engine.environments import EnvironmentRecord, packages_stamp
-from appliance.engine.warm_launcher import LauncherError, WarmLauncher
+from appliance.engine.warm_launcher import LauncherError, WarmLauncher, _wait_closed
 from appliance.engine.warm_launchers import WarmLaunchers
 from appliance.protocol.devices import DeviceKind
 from appliance.protocol.launchers import LauncherState
 from appliance.protocol.system import WarmOutcome, WarmStart
+from tests.support.environment import record
 
 LIMIT_S = 20.0
 
@@ -26,21 +31,6 @@ async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(LIMIT_S):
         while not condition():  # noqa: ASYNC110 - nothing tells when it is so
             await asyncio.sleep(0.01)
-
-
-def record(python: str = sys.executable) -> EnvironmentRecord:
-    return EnvironmentRecord(
-        name="cpu-test",
-        platform="cpu",
-        vllm_version="0.32.0",
-        torch_version="2",
-        python_version="3.11",
-        launch=[python, "-m", "vllm.entrypoints.openai.api_server"],
-        flags=[],
-        size_bytes=1,
-        created_at=datetime(2026, 1, 1, tzinfo=UTC),
-        has_sleep_mode=False,
-    )
 
 
 @pytest.fixture
@@ -151,3 +141,76 @@ async def test_a_launcher_goes_when_its_packages_change(
     second = await launchers.find(again, DeviceKind.CPU, tmp_path)
     assert second is not None
     assert second is not first
+
+
+async def test_only_launchers_that_are_in_use_stay(
+    launchers: WarmLaunchers, tmp_path: Path
+) -> None:
+    environment = checked(environment_in(tmp_path), WarmOutcome.SAME)
+    launcher = await launchers.find(environment, DeviceKind.CPU, tmp_path)
+    assert launcher is not None
+    await until(lambda: launcher.is_warm)
+    launchers.retire_unused({environment.name})
+    assert len(launchers.views()) == 1
+    launchers.retire_unused({"another"})
+    assert launchers.views() == []
+    await until(lambda: not launcher.is_warm)
+
+
+async def test_a_launcher_that_takes_long_to_fail_is_given_up_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("appliance.engine.warm_launcher._SOUND_AFTER_S", 0.01)
+    monkeypatch.setattr("appliance.engine.warm_launcher._FIRST_PAUSE_S", 0.0)
+    lives: list[int] = []
+
+    async def live(_: dict[str, str]) -> str:
+        lives.append(1)
+        await asyncio.sleep(0.05)
+        return "2 threads run"
+
+    launcher = WarmLauncher(record(), [])
+    monkeypatch.setattr(launcher, "_live_once", live)
+    launcher.begin({})
+    assert launcher._care is not None
+    await asyncio.wait_for(asyncio.shield(launcher._care), LIMIT_S)
+    assert len(lives) == 5
+    assert launcher.view().state is LauncherState.FAILED
+
+
+def test_an_engine_that_was_forked_too_late_is_waited_for() -> None:
+    read_end, write_end = os.pipe()
+    threading.Timer(0.1, os.close, (write_end,)).start()
+    started = time.monotonic()
+    _wait_closed(read_end, LIMIT_S)
+    assert 0.05 < time.monotonic() - started < LIMIT_S / 2
+    read_end, write_end = os.pipe()
+    _wait_closed(read_end, 0.05)
+    os.close(write_end)
+
+
+REFUSING = """
+import importlib.util, socket, sys
+spec = importlib.util.spec_from_file_location("warm", sys.argv[1])
+warm = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(warm)
+
+class Refusing(warm.WarmProcess):
+    def _fork(self, *_):
+        raise OSError(12, "Cannot allocate memory")
+
+Refusing([]).serve(socket.socket(fileno=0))
+"""
+
+
+def test_a_fork_that_the_system_refuses_does_not_cost_the_launcher() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    program = Path(warm_launchers.__file__).with_name("warm.py")
+    process = subprocess.Popen([sys.executable, "-c", REFUSING, str(program)], stdin=theirs)
+    theirs.close()
+    ours.settimeout(LIMIT_S)
+    for _ in range(3):
+        ours.sendall(b"{}")
+        assert b"Cannot allocate memory" in ours.recv(1000)
+    ours.close()
+    assert process.wait(LIMIT_S) == 0
