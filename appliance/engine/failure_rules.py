@@ -67,7 +67,8 @@ RULES: tuple[Rule, ...] = (
         Cause.DISK_FULL,
         r"No space left on device|Disk quota exceeded",
         "The disk is full",
-        "Free some disk space (`df -h` shows which disk is full), " + AGAIN + ".",
+        "Free some disk space (`df -h` shows which disk is full; /dev/shm of a container grows"
+        " with `--shm-size`), " + AGAIN + ".",
     ),
     _rule(
         Cause.KV_CACHE_TOO_SMALL,

@@ -41,6 +41,8 @@ class ServerProcess:
                 self.paths.cache.mkdir(parents=True, exist_ok=True)
                 (self.paths.cache / "vllm").symlink_to(cache)
         self.log = home / "server.log"
+        self.prefix: list[str] = []
+        """A command that starts the server as its own process."""
         self.process: subprocess.Popen[bytes] | None = None
         self.url = ""
         self._admin: httpx.Client | None = None
@@ -49,7 +51,7 @@ class ServerProcess:
         """Start and wait until it takes requests."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "appliance", "serve", *arguments],
+                [*self.prefix, sys.executable, "-m", "appliance", "serve", *arguments],
                 env=self.env,
                 stdout=log,
                 stderr=log,
