@@ -1,14 +1,18 @@
 """How much memory an engine takes on each device it uses. Pure.
 
-First form: weights as on disk, KV cache from the attention dimensions, a fixed part for the
-runtime. Each part errs on the large side.
+Weights as on disk, KV cache from the layers' dimensions, a fixed part for the runtime. Each part
+errs on the large side.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
+import msgspec
+
+from appliance.estimate.kv_cache import Split, dtype_bytes, kv_bytes, least_bytes
 from appliance.protocol.devices import DeviceKind
 from appliance.protocol.models import ModelSettings, Task
-from appliance.registry.facts import ModelFacts
+from appliance.registry.facts import KvLayout, ModelFacts
 from appliance.units import GIB, MIB
 
 # Private memory of a vLLM 0.32 CPU engine without weights and KV cache: API server and engine
@@ -17,7 +21,9 @@ _CPU_RUNTIME_BYTES = int(1.15 * GIB)
 # CUDA context, kernels, activations of one rank; refined by measurement.
 _GPU_RUNTIME_BYTES = int(1.5 * GIB)
 _SEQUENCES_TO_PLAN_FOR = 4
-_DTYPE_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
+# vLLM's own limit on all but the largest GPUs (arg_utils.py: get_batch_defaults).
+_DEFAULT_SEQUENCES = 256
+_LEAST_KV_CACHE_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,36 +40,52 @@ class Estimate:
         return self.weights_bytes + self.kv_cache_bytes + self.runtime_bytes
 
 
-def kv_bytes_per_token(facts: ModelFacts, dtype: str) -> int:
-    """Keys and values of all layers for one token, all ranks together.
-
-    2 (key and value) x layers x KV heads x head size x bytes of an element: "Efficient Memory
-    Management for Large Language Model Serving with PagedAttention" (Kwon et al., 2023),
-    section 3, with grouped-query attention's fewer KV heads.
-    """
-    element = _DTYPE_BYTES.get(facts.dtype if dtype == "auto" else dtype, 2)
-    return 2 * facts.layers * facts.kv_heads * facts.head_size * element
-
-
-def kv_budget(facts: ModelFacts, settings: ModelSettings, context_length: int) -> int:
+def kv_budget(
+    facts: ModelFacts,
+    settings: ModelSettings,
+    context_length: int,
+    kind: DeviceKind = DeviceKind.GPU,
+) -> int:
     """KV cache bytes per rank to start the engine with; 0 for a model without one."""
     if settings.kv_cache_bytes is not None:
         return settings.kv_cache_bytes
     if settings.task is Task.EMBED:
         return 0
-    # A rank holds at least one KV head: with more ranks than heads they are copied.
-    heads_per_rank = max(facts.kv_heads // settings.tp_size, 1)
-    per_token = kv_bytes_per_token(facts, settings.dtype) * heads_per_rank // facts.kv_heads
-    sequences = min(settings.max_sequences or _SEQUENCES_TO_PLAN_FOR, _SEQUENCES_TO_PLAN_FOR)
-    # A few blocks more than the sequences need: vLLM keeps one for itself.
-    return max(per_token * (context_length * sequences + 256), 64 * MIB)
+    arguments = settings.extra_args
+    if _option(arguments, "--disable-hybrid-kv-cache-manager") is not None:
+        facts = msgspec.structs.replace(facts, kv=_without_windows(facts.kv))
+    split = Split(
+        dtype=settings.dtype,
+        kv_dtype=_option(arguments, "--kv-cache-dtype") or "auto",
+        tp_size=settings.tp_size,
+    )
+    at_once = settings.max_sequences or _DEFAULT_SEQUENCES
+    sequences = min(at_once, _SEQUENCES_TO_PLAN_FOR)
+    # Only engines on GPUs capture graphs, which is what needs it.
+    least = least_bytes(facts, split, sequences=at_once) if kind is DeviceKind.GPU else 0
+    needed = kv_bytes(facts, split, context=context_length, sequences=sequences)
+    return max(needed, least, _LEAST_KV_CACHE_BYTES)
+
+
+def _option(arguments: list[str], name: str) -> str | None:
+    """The value of an engine's option in the model's settings; the last one counts."""
+    found = None
+    for argument, following in pairwise([*arguments, ""]):
+        flag, equals, value = argument.partition("=")
+        if flag.replace("_", "-") == name:
+            found = value if equals else following
+    return found
+
+
+def _without_windows(layout: KvLayout) -> KvLayout:
+    return msgspec.structs.replace(layout, window_layers=0, window=0)
 
 
 def estimate(
     facts: ModelFacts, settings: ModelSettings, context_length: int, kind: DeviceKind
 ) -> Estimate:
     """Memory per rank. `memory_bytes` of the settings replaces the sum."""
-    kv_cache = kv_budget(facts, settings, context_length)
+    kv_cache = kv_budget(facts, settings, context_length, kind)
     weights = _weights(facts, settings, kind)
     runtime = _GPU_RUNTIME_BYTES if kind is DeviceKind.GPU else _CPU_RUNTIME_BYTES
     if settings.memory_bytes is not None:
@@ -83,8 +105,8 @@ def _reserved(total: int, weights: int, kv_cache: int) -> Estimate:
 
 def _weights(facts: ModelFacts, settings: ModelSettings, kind: DeviceKind) -> int:
     weights = facts.weights_bytes
-    wanted = _DTYPE_BYTES.get(settings.dtype)
-    stored = _DTYPE_BYTES.get(facts.dtype)
+    wanted = dtype_bytes(settings.dtype)
+    stored = dtype_bytes(facts.dtype)
     if wanted and stored:
         weights = weights * wanted // stored
     elif kind is not DeviceKind.GPU and facts.dtype == "float16":

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.estimate.estimator import Estimate, estimate, kv_budget, kv_bytes_per_token
+from appliance.estimate.estimator import Estimate, estimate, kv_budget
+from appliance.estimate.kv_cache import Split, kv_bytes_per_token
 from appliance.protocol.devices import DeviceKind
 from appliance.protocol.models import ModelSettings, Task
 from appliance.registry.facts import ModelFacts
@@ -49,7 +50,7 @@ def settings(**changes: object) -> ModelSettings:
     ],
 )
 def test_kv_cache_of_one_token(model: ModelFacts, dtype: str, expected: int) -> None:
-    assert kv_bytes_per_token(model, dtype) == expected
+    assert kv_bytes_per_token(model, Split(dtype=dtype)) == expected
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 
 from appliance.errors import InvalidRequestError
 from appliance.protocol.models import Task
-from appliance.registry.facts import ModelFacts, read_facts
+from appliance.registry.facts import KvLayout, ModelFacts, read_facts
 
 SMOLLM2 = {
     "architectures": ["LlamaForCausalLM"],
@@ -82,6 +82,80 @@ def test_fields_that_are_left_out_have_the_usual_meaning(
     tmp_path: Path, change: dict[str, object], field: str, expected: object
 ) -> None:
     assert getattr(read_facts(checkpoint(tmp_path, {**SMOLLM2, **change})), field) == expected
+
+
+WINDOWS = {"sliding_window": 64, "layer_types": ["sliding_attention", "full_attention"] * 15}
+MAMBA = {
+    "mamba_d_state": 16,
+    "mamba_d_conv": 4,
+    "mamba_expand": 2,
+    "layer_types": ["mamba", "mamba", "attention"] * 10,
+}
+MAMBA_BYTES = 4 * (2 * 576 * 16 + 2 * 576 * 3)
+LATENT = {"model_type": "deepseek_v3", "kv_lora_rank": 512, "qk_rope_head_dim": 64}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"layer_types": ["full_attention"] * 30}, KvLayout()),
+        ({"sliding_window": 64}, KvLayout()),
+        (WINDOWS, KvLayout(window_layers=15, window=64)),
+        ({**WINDOWS, "sliding_window": None}, KvLayout()),
+        ({**WINDOWS, "sliding_window": 0}, KvLayout()),
+        ({**WINDOWS, "use_sliding_window": False}, KvLayout()),
+        ({**WINDOWS, "num_hidden_layers": 31}, KvLayout()),
+        ({**WINDOWS, "global_head_dim": 512}, KvLayout()),
+        ({**WINDOWS, "layer_types": ["sliding_attention", "unheard-of"] * 15}, KvLayout()),
+        ({"sliding_window": 64, "model_type": "mistral"}, KvLayout(window_layers=30, window=64)),
+        ({"sliding_window": 64, "model_type": "gemma2"}, KvLayout(window_layers=15, window=64)),
+        ({"sliding_window": 64, "model_type": "cohere2"}, KvLayout(window_layers=23, window=64)),
+        (
+            {"sliding_window": 64, "model_type": "cohere2", "sliding_window_pattern": 3},
+            KvLayout(window_layers=20, window=64),
+        ),
+        (MAMBA, KvLayout(state_layers=20, state_bytes=MAMBA_BYTES)),
+        ({**MAMBA, "mamba_d_state": None}, KvLayout()),
+        (
+            {**MAMBA, "layer_types": None, "attn_layer_indices": [9, 18, 27]},
+            KvLayout(state_layers=27, state_bytes=MAMBA_BYTES),
+        ),
+        (
+            {**MAMBA, "hybrid_override_pattern": "M-*EM-*EM-" * 3, "layer_types": ["mamba"]},
+            KvLayout(state_layers=9, state_bytes=MAMBA_BYTES, empty_layers=15),
+        ),
+        (LATENT, KvLayout(latent_size=576)),
+        ({**LATENT, "index_head_dim": 128}, KvLayout(latent_size=576 + 132)),
+        ({**LATENT, "model_type": "minicpm3"}, KvLayout()),
+        ({**LATENT, "kv_lora_rank": None}, KvLayout()),
+    ],
+)
+def test_what_the_layers_keep(
+    tmp_path: Path, change: dict[str, object], expected: KvLayout
+) -> None:
+    assert read_facts(checkpoint(tmp_path, {**SMOLLM2, **change})).kv == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"multi_query": True}, 1),
+        ({"multi_query": True, "num_kv_heads": 9}, 1),
+        ({"multi_query": True, "new_decoder_architecture": True}, 3),
+        ({"num_key_value_heads": None, "num_kv_heads": 3}, 3),
+        ({"num_key_value_heads": None, "num_kv_heads": [3] * 30}, 9),
+    ],
+)
+def test_heads_that_share_keys_and_values(
+    tmp_path: Path, change: dict[str, object], expected: int
+) -> None:
+    assert read_facts(checkpoint(tmp_path, {**SMOLLM2, **change})).kv_heads == expected
+
+
+def test_dimensions_in_the_words_of_gpt_2(tmp_path: Path) -> None:
+    config = {"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024}
+    facts = read_facts(checkpoint(tmp_path, config))
+    assert (facts.layers, facts.heads, facts.kv_heads, facts.head_size) == (12, 12, 12, 64)
 
 
 def test_sentence_transformer_embeds_and_has_a_length_of_its_own(tmp_path: Path) -> None:
