@@ -4,7 +4,7 @@ Weights as on disk, KV cache from the layers' dimensions, a fixed part for the r
 errs on the large side.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import msgspec
@@ -24,6 +24,7 @@ _SEQUENCES_TO_PLAN_FOR = 4
 # vLLM's own limit on all but the largest GPUs (arg_utils.py: get_batch_defaults).
 _DEFAULT_SEQUENCES = 256
 _LEAST_KV_CACHE_BYTES = 64 * MIB
+_MOST_DIGITS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,9 @@ def kv_budget(
         kv_dtype=_option(arguments, "--kv-cache-dtype") or "auto",
         tp_size=settings.tp_size,
     )
+    step_tokens = _option(arguments, "--max-num-batched-tokens") or ""
+    if step_tokens.isdecimal() and len(step_tokens) <= _MOST_DIGITS:
+        split = replace(split, step_tokens=int(step_tokens))
     at_once = settings.max_sequences or _DEFAULT_SEQUENCES
     sequences = min(at_once, _SEQUENCES_TO_PLAN_FOR)
     # Only engines on GPUs capture graphs, which is what needs it.

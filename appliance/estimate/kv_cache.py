@@ -10,9 +10,10 @@ from appliance.registry.facts import ModelFacts
 
 _DTYPE_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 _SPARE_TOKENS = 256
-# Tokens that vLLM may have scheduled and not yet done with: two batches (asynchronous scheduling)
-# of at most 16384 tokens, its largest default (arg_utils.py: get_batch_defaults).
-_TOKENS_IN_FLIGHT = 2 * 16384
+# vLLM's largest default (arg_utils.py: get_batch_defaults); on small GPUs it is an eighth of that.
+_STEP_TOKENS = 16384
+# Asynchronous scheduling (config/vllm.py: max_concurrent_batches).
+_STEPS_AT_ONCE = 2
 # vLLM makes a block of attention as large as a state, in steps of so many tokens.
 _BLOCK_STEP = 128
 _NEARLY_EVEN = 1.5
@@ -20,13 +21,15 @@ _NEARLY_EVEN = 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """How an engine keeps its cache: number format and ranks."""
+    """How an engine keeps its cache: number format, ranks, steps."""
 
     dtype: str = "auto"
     """Of the model, as in its settings."""
     kv_dtype: str = "auto"
     """Of the cache, as vLLM's --kv-cache-dtype."""
     tp_size: int = 1
+    step_tokens: int = _STEP_TOKENS
+    """Of one step at most, as vLLM's --max-num-batched-tokens."""
 
 
 def dtype_bytes(dtype: str) -> int | None:
@@ -54,7 +57,7 @@ def kv_bytes(facts: ModelFacts, split: Split, *, context: int, sequences: int) -
     """
     full, window, states = _padded_layers(facts)
     tokens = context * sequences
-    in_window = min(tokens, facts.kv.window * sequences + _TOKENS_IN_FLIGHT)
+    in_window = min(tokens, facts.kv.window * sequences + _STEPS_AT_ONCE * split.step_tokens)
     in_layers = full * (tokens + _SPARE_TOKENS) + window * (in_window + _SPARE_TOKENS)
     blocks = states * (2 * sequences + 1) + full * sequences if states else 0
     return in_layers * _layer_bytes_per_token(facts, split) + blocks * _block_bytes(facts, split)

@@ -223,6 +223,9 @@ def test_budget_follows_the_options_of_the_engine(tmp_path: Path) -> None:
     assert budget(model, "--kv-cache-dtype", "fp8") * 2 == plain
     assert budget(model, "--kv_cache_dtype=fp8_e4m3") * 2 == plain
     assert budget(model, "--kv-cache-dtype") == plain
+    small = budget(model, "--max-num-batched-tokens", "2048")
+    assert plain - small == 24_576 * 2 * (16_384 - 2048)
+    assert budget(model, "--max-num-batched-tokens", "9" * 5000) == plain
     whole = budget(model, "--disable-hybrid-kv-cache-manager")
     assert whole == 49_152 * (4 * 131_072 + 256)
 
