@@ -200,6 +200,7 @@ class WarmLauncher:
             self._import_s = report["import_s"]
             self._problem = ""
             self._warm_at = time.monotonic()
+            await asyncio.to_thread(self.measure)
             self._to(LauncherState.WARM)
             logger.info(
                 "launcher.warm environment=%s import_s=%s", self.environment.name, self._import_s
