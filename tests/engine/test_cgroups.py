@@ -1,15 +1,15 @@
 """Engines in cgroups of their own, where the server may make some."""
 
 import os
-import secrets
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from appliance.engine.cgroup import end_cgroup, own_cgroup
+from appliance.engine.cgroup import own_cgroup
 from appliance.engine.proctree import process_info, session_processes
+from tests.support.cgroup import delegated_cgroup
 from tests.support.server import ServerProcess
 from tests.support.wait import wait_until
 
@@ -21,18 +21,8 @@ CONFIG = '[devices]\nsource = "cpu"\ncpu_memory = "8GiB"\n[engines]\ncgroup = "o
 @pytest.fixture
 def cgroup() -> Iterator[Path]:
     """A cgroup (v2) that stands for a delegated one."""
-    home = own_cgroup(Path("/proc"))
-    path = None if home is None else home / f"appliance-test-{secrets.token_hex(4)}"
-    try:
-        assert path is not None
-        path.mkdir()
-    except (OSError, AssertionError):
-        pytest.skip("needs a cgroup v2 hierarchy that this user may write to")
-    yield path
-    for child in path.iterdir():
-        if child.is_dir():
-            end_cgroup(child)
-    assert end_cgroup(path)
+    with delegated_cgroup() as path:
+        yield path
 
 
 def start_in(cgroup: Path, server: ServerProcess) -> None:

@@ -93,6 +93,8 @@ def test_nothing_grows(tmp_path: Path, temporary: Path, prepared: Path) -> None:
         print(before, after)
         for name in pids:
             grown = after[name].memory_bytes - before[name].memory_bytes
+            # Wider than it should be: the server grows by a few MiB in jumps, not yet explained
+            # (docs/measurements.md).
             assert grown < 8 * MIB, (name, before[name], after[name])
             assert after[name].descriptors <= before[name].descriptors + 4, name
             assert after[name].threads <= before[name].threads + 2, name

@@ -1,5 +1,4 @@
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 from appliance.config.settings import CgroupUse
 from appliance.engine import guardian
 from appliance.engine.cgroup import EngineCgroups, end_cgroup, is_delegated, own_cgroup
+from tests.support.cgroup import delegated_cgroup
 from tests.support.wait import wait_until
 
 HYBRID = """\
@@ -68,18 +68,8 @@ def test_switched_off(tmp_path: Path) -> None:
 @pytest.fixture
 def own() -> Iterator[Path]:
     """A cgroup that this test may use as a server's own."""
-    mine = own_cgroup(Path("/proc"))
-    path = None if mine is None else mine / f"appliance-test-{secrets.token_hex(4)}"
-    try:
-        assert path is not None
-        path.mkdir()
-    except (OSError, AssertionError):
-        pytest.skip("needs a cgroup v2 hierarchy that this user may write to")
-    yield path
-    for child in path.iterdir():
-        if child.is_dir():
-            end_cgroup(child)
-    end_cgroup(path)
+    with delegated_cgroup() as path:
+        yield path
 
 
 # Stands for a server: enters the cgroup, opens it, starts an engine in a cgroup of its own.
