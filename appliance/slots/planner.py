@@ -38,6 +38,20 @@ class Resident:
     is_pinned: bool = False
     is_leaving: bool = False
     """On its way out; its memory comes back by itself."""
+    is_exclusive: bool = False
+    """Shares its devices with nobody."""
+    cost_s: float = 0.0
+    """Expected cost of losing it, in seconds of somebody's waiting."""
+    rate_per_s: float = 0.0
+    """Requests for its model, of late."""
+    reload_s: float = 0.0
+    """To load or wake it again."""
+    ready_since: float | None = None
+    """None while it starts."""
+    kept_until: float = 0.0
+    """Nobody takes its place before; on the same clock as `last_used`."""
+    is_batch_only: bool = False
+    """All its requests are of batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
