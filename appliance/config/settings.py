@@ -77,6 +77,10 @@ class SlotSettings(_Section, frozen=True, kw_only=True):
     """An engine that is to go and whose requests do not end is stopped after this."""
     min_loaded: str | float = "2s"
     """A loaded model with work is kept at least this long before it is drained for another."""
+    batch_max_wait: str | float = "15m"
+    """How long a batch waits before models that people use are drained for it."""
+    batch_turn: str | float = "1m"
+    """A model that was loaded for a batch in this way is kept at least this long."""
     queue_timeout: str | float = "30m"
     """A request that waited this long is given up with 503."""
 
@@ -99,6 +103,16 @@ class SlotSettings(_Section, frozen=True, kw_only=True):
     def min_loaded_s(self) -> float:
         """Seconds."""
         return parse_duration(self.min_loaded)
+
+    @property
+    def batch_max_wait_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.batch_max_wait)
+
+    @property
+    def batch_turn_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.batch_turn)
 
     @property
     def queue_timeout_s(self) -> float:

@@ -15,13 +15,18 @@ from appliance.protocol.placement import PlanVerdict
 from appliance.protocol.system import Totals
 from appliance.registry.registry import KnownModel, Registry
 from appliance.slots.backoff import FailureSeries
+from appliance.slots.decision import Wish
+from appliance.slots.eviction import expected_cost_s
 from appliance.slots.history import LoadHistory
 from appliance.slots.monitor import DeviceMonitor
 from appliance.slots.planner import DeviceRoom, Plan, PlanRequest, Refuse, Resident, plan
 from appliance.slots.rates import RequestRate
-from appliance.slots.slot import Running, Slot
+from appliance.slots.slot import Priority, Running, Slot
 from appliance.slots.views import model_view, verdict
 
+# Without an earlier load to go by: a start, and weights from a fast disk.
+_USUAL_START_S = 10.0
+_USUAL_READ_BYTES_PER_S = 10**9
 _NOTHING = Estimate(weights_bytes=0, kv_cache_bytes=0, runtime_bytes=0)
 
 
@@ -162,18 +167,39 @@ class SlotBoard:
         own = known.settings.idle_timeout_s
         return self._settings.idle_timeout_s if own is None else own
 
-    def plan(self, known: KnownModel, wanted: Estimate, rooms: list[DeviceRoom]) -> Plan:
-        """The planner's decision for a model, with these devices."""
-        return plan(
-            rooms,
-            [self._resident(each) for each in self.running()],
-            PlanRequest(
-                model=known.id,
-                need_bytes=wanted.total_bytes,
-                tp_size=known.settings.tp_size,
-                devices=frozenset(known.settings.devices),
-            ),
+    def wish(self, slot: Slot, known: KnownModel, now: float) -> Wish:
+        """What those who wait for the slot want; someone does."""
+        people = [waiter.since for waiter in slot.waiting(Priority.PEOPLE)]
+        if slot.wanted_since is not None:
+            people.append(slot.wanted_since)
+        since = people or [waiter.since for waiter in slot.waiting()]
+        return Wish(
+            request=self._request(known),
+            since=min(since),
+            waiting=len(people),
+            waited_s=sum(now - each for each in people),
+            switch_s=self._switch_s(known),
         )
+
+    def residents(self, now: float) -> list[Resident]:
+        """The engines for the planner."""
+        return [self._resident(each, now) for each in self.running()]
+
+    def _request(self, known: KnownModel) -> PlanRequest:
+        return PlanRequest(
+            model=known.id,
+            need_bytes=self.estimate(known).total_bytes,
+            tp_size=known.settings.tp_size,
+            devices=frozenset(known.settings.devices),
+        )
+
+    def _switch_s(self, known: KnownModel) -> float:
+        """To load it: as earlier, else by its size."""
+        earlier = self._history.median_load_s(known.id)
+        if earlier is not None:
+            return earlier
+        weights = known.facts.weights_bytes if known.facts else 0
+        return _USUAL_START_S + weights / _USUAL_READ_BYTES_PER_S
 
     def dry_run(self, model: str) -> PlanVerdict:
         """What a load would do now, without doing it. Raises ModelNotFoundError."""
@@ -184,7 +210,8 @@ class SlotBoard:
         if known.facts is None:
             decision: Plan | None = Refuse(known.problem or "Its files are gone.", "")
         else:
-            decision = None if is_up else self.plan(known, wanted, self.rooms())
+            residents = self.residents(time.monotonic())
+            decision = None if is_up else plan(self.rooms(), residents, self._request(known))
         return verdict(
             decision,
             wanted,
@@ -209,15 +236,28 @@ class SlotBoard:
             found += slot.ended()
         return found
 
-    def _resident(self, running: Running) -> Resident:
+    def _resident(self, running: Running, now: float) -> Resident:
         supervisor = running.supervisor
-        settings = self._registry.get(supervisor.model).settings
+        known = self._registry.get(supervisor.model)
+        rate_per_s = self.slot(known.id).arrivals.per_s(now)
+        reload_s = self._switch_s(known)
+        is_batch_only = running.in_flight > 0 and running.in_flight == running.in_flight_batch
+        is_in_turn = running.in_flight > 0 or running.turn_s > self._settings.min_loaded_s
+        kept_s = running.turn_s if is_in_turn else 0.0
         return Resident(
             engine_id=supervisor.id,
             model=supervisor.model,
             bytes_by_device=self._monitor.promised(running),
             last_used=running.last_used,
             is_busy=running.in_flight > 0 or running.ready_since is None,
-            is_pinned=settings.pinned or settings.always_on,
+            is_pinned=known.settings.pinned or known.settings.always_on,
             is_leaving=running.is_leaving,
+            is_batch_only=is_batch_only,
+            rate_per_s=rate_per_s,
+            reload_s=reload_s,
+            cost_s=expected_cost_s(
+                reload_s=reload_s, rate_per_s=rate_per_s, idle_s=now - running.last_used
+            ),
+            ready_since=running.ready_since,
+            kept_until=(running.ready_since or now) + kept_s,
         )

@@ -14,7 +14,7 @@ from appliance.errors import (
     UnavailableError,
 )
 from appliance.protocol.engines import Failure, FailureCause
-from appliance.slots.slot import Running, Slot, Waiter
+from appliance.slots.slot import Priority, Running, Slot, Waiter
 
 _USUAL_WAIT_S = 5.0
 
@@ -22,9 +22,10 @@ _USUAL_WAIT_S = 5.0
 class Lease:
     """The right to send one request to a ready engine; it holds off eviction until released."""
 
-    def __init__(self, slot: Slot, running: Running) -> None:
+    def __init__(self, slot: Slot, running: Running, priority: Priority) -> None:
         self._slot = slot
         self.running = running
+        self.priority = priority
         self.model = slot.model
 
     @property
@@ -64,7 +65,7 @@ class LeaseDesk:
         self._expected_wait = expected_wait
         self._closed = False
 
-    async def acquire(self, slot: Slot) -> Lease:
+    async def acquire(self, slot: Slot, priority: Priority) -> Lease:
         """A lease, after a wait in the queue if need be.
 
         Raises QueueFullError, LoadFailedError, DoesNotFitError and UnavailableError.
@@ -74,9 +75,10 @@ class LeaseDesk:
         slot.requests_total += 1
         running = slot.running
         if running is not None and running.takes_requests:
-            return self._grant(slot, running)
+            return self._grant(slot, running, priority)
         self._refuse_if_hopeless(slot)
-        waiter = Waiter(granted=asyncio.get_running_loop().create_future(), since=time.monotonic())
+        granted: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
+        waiter = Waiter(granted, since=time.monotonic(), priority=priority)
         slot.waiters.append(waiter)
         self._changed(slot)
         try:
@@ -97,18 +99,18 @@ class LeaseDesk:
             if waiter in slot.waiters:
                 slot.waiters.remove(waiter)
                 self._changed(slot)
-        return Lease(slot, running)
+        return Lease(slot, running, priority)
 
     def release(self, lease: Lease, slot: Slot) -> None:
         """The request is over."""
-        self._release(slot, lease.running)
+        self._release(slot, lease.running, lease.priority)
 
     def grant_all(self, slot: Slot, running: Running) -> None:
         """Hand the engine to all who wait for it."""
         while slot.waiters:
             waiter = slot.waiters.popleft()
             if not waiter.granted.done():
-                self._grant(slot, running)
+                self._grant(slot, running, waiter.priority)
                 waiter.granted.set_result(running)
 
     def fail_all(self, slot: Slot, make_error: Callable[[], ApplianceError]) -> None:
@@ -124,15 +126,17 @@ class LeaseDesk:
         """Grant nothing any more."""
         self._closed = True
 
-    def _grant(self, slot: Slot, running: Running) -> Lease:
+    def _grant(self, slot: Slot, running: Running, priority: Priority) -> Lease:
         running.in_flight += 1
+        running.in_flight_batch += priority is Priority.BATCH
         running.last_used = time.monotonic()
         slot.last_used_at = datetime.now(UTC)
         self._changed(slot)
-        return Lease(slot, running)
+        return Lease(slot, running, priority)
 
-    def _release(self, slot: Slot, running: Running) -> None:
+    def _release(self, slot: Slot, running: Running, priority: Priority) -> None:
         running.in_flight -= 1
+        running.in_flight_batch -= priority is Priority.BATCH
         running.last_used = time.monotonic()
         slot.last_used_at = datetime.now(UTC)
         self._changed(slot)
@@ -141,7 +145,7 @@ class LeaseDesk:
         """The client left in the moment in which the lease was granted."""
         granted = waiter.granted
         if granted.done() and not granted.cancelled() and granted.exception() is None:
-            self._release(slot, granted.result())
+            self._release(slot, granted.result(), waiter.priority)
 
     def _refuse_if_hopeless(self, slot: Slot) -> None:
         failure = slot.failure

@@ -67,9 +67,14 @@ class EngineLives:
         self._read_ahead.begin(known.id, Path(known.settings.path))
 
     def launch(
-        self, slot: Slot, known: KnownModel, rooms: tuple[DeviceRoom, ...], wanted: Estimate
+        self,
+        slot: Slot,
+        known: KnownModel,
+        rooms: tuple[DeviceRoom, ...],
+        wanted: Estimate,
+        turn_s: float,
     ) -> None:
-        """Start an engine for the slot."""
+        """Start an engine for the slot, which then keeps its place for `turn_s` seconds."""
         try:
             supervisor = self._launcher.prepare(
                 known,
@@ -86,7 +91,7 @@ class EngineLives:
         slot.is_held = False
         self.prepare(known)
         task = self._own(self._live(slot, supervisor))
-        slot.running = Running(supervisor, wanted, task, last_used=time.monotonic())
+        slot.running = Running(supervisor, wanted, task, last_used=time.monotonic(), turn_s=turn_s)
         self._board.touch(slot)
 
     def give_up(self, slot: Slot, cause: FailureCause, message: str, hint: str) -> None:

@@ -9,25 +9,26 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from appliance.config.settings import EngineSettings, SlotSettings
 from appliance.errors import ModelNotFoundError, UnavailableError
-from appliance.protocol.engines import EngineState, FailureCause
+from appliance.protocol.engines import FailureCause
 from appliance.protocol.events import Event, ModelRemoved
 from appliance.registry.registry import Registry
+from appliance.slots.actions import SlotActions
 from appliance.slots.board import SlotBoard
+from appliance.slots.decision import Policy, Wish, decide
 from appliance.slots.history import LoadHistory
 from appliance.slots.launcher import EngineLauncher
 from appliance.slots.leases import Lease, LeaseDesk
 from appliance.slots.lives import EngineLives
 from appliance.slots.monitor import DeviceMonitor
-from appliance.slots.planner import Evict, Place, Refuse, Resident, Wait
-from appliance.slots.slot import Running, Slot
+from appliance.slots.slot import Priority, Slot
 
 logger = logging.getLogger(__name__)
 
 _TICK_S = 1.0
+_LEAST_S = 0.01
 
 
 class SlotScheduler:
@@ -75,6 +76,19 @@ class SlotScheduler:
             settings=engines,
             publish=publish,
         )
+        self._actions = SlotActions(
+            registry=registry,
+            board=self.board,
+            desk=self._desk,
+            lives=self._lives,
+            drain_limit_s=settings.drain_limit_s,
+        )
+        self._policy = Policy(
+            max_wait_s=settings.max_wait_s,
+            batch_max_wait_s=settings.batch_max_wait_s,
+            min_loaded_s=settings.min_loaded_s,
+            batch_turn_s=settings.batch_turn_s,
+        )
 
     def start(self) -> None:
         """Begin to decide; always-on models start to load."""
@@ -114,20 +128,25 @@ class SlotScheduler:
         await self._lives.finish()
 
     @asynccontextmanager
-    async def lease(self, model: str) -> AsyncIterator[Lease]:
+    async def lease(self, model: str, priority: Priority = Priority.PEOPLE) -> AsyncIterator[Lease]:
         """The way to an engine: loads on demand, waits in the queue, counts what is in flight.
+
+        Work of batches comes after that of people, but is not put off for ever.
 
         Raises ModelNotFoundError, QueueFullError, LoadFailedError, DoesNotFitError and
         UnavailableError.
         """
         slot = self._open_slot(model)
-        self.board.rate.add(time.monotonic())
-        lease = await self._desk.acquire(slot)
+        now = time.monotonic()
+        self.board.rate.add(now)
+        if priority is Priority.PEOPLE:
+            slot.arrivals.add(now)
+        lease = await self._desk.acquire(slot, priority)
         try:
             yield lease
         finally:
             self._desk.release(lease, slot)
-            self._stop_if_drained(lease.running)
+            self._actions.stop_if_drained(lease.running)
 
     def load(self, model: str) -> None:
         """Load without a request; clears an earlier failure.
@@ -156,7 +175,7 @@ class SlotScheduler:
             # Also one that was drained for another model: that wish may go, this one stays.
             slot.running.drained_for = None
             slot.running.drain_reason = reason
-            self._let_go(slot.running, reason)
+            self._actions.let_go(slot.running, reason)
         self.board.touch(slot)
 
     async def forget(self, model: str) -> None:
@@ -181,18 +200,19 @@ class SlotScheduler:
                 continue
             timeout_s = self.board.idle_timeout_s(self._registry.get(slot.model))
             if 0 <= timeout_s <= now - running.last_used:
-                self._let_go(running, f"idle for {timeout_s:.0f} s")
+                self._actions.let_go(running, f"idle for {timeout_s:.0f} s")
                 self.board.touch(slot)
 
     async def _run(self) -> None:
         while True:
             self.board.wake.clear()
+            pause_s = _TICK_S
             try:
                 await self._look_for_files()
-                self._step()
+                pause_s = min(self._step(), _TICK_S)
             except Exception:  # a bug with one model must not stop all others
                 logger.exception("slots.step_failed")
-            await _wait_for(self.board.wake, _TICK_S)
+            await _wait_for(self.board.wake, pause_s)
 
     async def _look_for_files(self) -> None:
         """Models whose files were missing and that are wanted now."""
@@ -202,131 +222,40 @@ class SlotScheduler:
             if slot.oldest_wish() is not None and is_due and not slot.is_deleted:
                 await self._registry.read_again(slot.model)
 
-    def _step(self) -> None:
-        """Serve the wishes in the order of their age; a younger one takes no room from an older."""
+    def _step(self) -> float:
+        """Decide and act; seconds after which it may be different, though nothing happened."""
         now = time.monotonic()
         self._want_always_on(now)
-        wishes = [(since, slot) for slot in self._slots.values() if (since := slot.oldest_wish())]
-        wishes.sort(key=lambda wish: wish[0])
-        self._take_back_gates({slot.model for _, slot in wishes})
-        self._end_drains(now)
-        claimed: set[str] = set()
-        for since, slot in wishes:
-            if slot.is_deleted or self._stopping:
-                continue
-            if slot.retry_at is not None and slot.retry_at > now:
-                continue
-            if slot.running is None:
-                claimed |= self._serve_or_give_up(slot, now - since, claimed)
-            elif slot.running.is_leaving:
+        slots = list(self._slots.values())
+        wanted = [slot for slot in slots if slot.oldest_wish() is not None]
+        self._actions.take_back_drains(slots, {slot.model for slot in wanted})
+        self._actions.end_drains(now)
+        wishes = [wish for slot in wanted if (wish := self._wish(slot, now)) is not None]
+        decision = decide(wishes, self.board.rooms(), self.board.residents(now), self._policy, now)
+        for action in decision.actions:
+            self._actions.carry_out(action)
+        return _TICK_S if decision.again_at is None else max(decision.again_at - now, _LEAST_S)
+
+    def _wish(self, slot: Slot, now: float) -> Wish | None:
+        """What is to be decided about the slot; None if nothing can be now."""
+        is_early = slot.retry_at is not None and slot.retry_at > now
+        if slot.is_deleted or self._stopping or is_early:
+            return None
+        if slot.running is not None:
+            if slot.running.is_leaving:
                 slot.waits_for = "waits until its old engine has ended"
-
-    def _serve_or_give_up(self, slot: Slot, waited_s: float, claimed: set[str]) -> set[str]:
+            return None
         try:
-            return self._serve(slot, waited_s, claimed)
-        except Exception as error:
-            logger.exception("slots.serve_failed model=%s", slot.model)
-            message = f"The server failed to start it: {error}."
-            hint = "The server's log says more."
-            self._lives.give_up(slot, FailureCause.CRASHED, message, hint)
-            return set()
-
-    def _serve(self, slot: Slot, waited_s: float, claimed: set[str]) -> set[str]:
-        """Act on one wish; returns the devices that no younger one may take."""
-        known = self._registry.get(slot.model)
-        if known.facts is None:
+            known = self._registry.get(slot.model)
+            if known.facts is not None:
+                return self.board.wish(slot, known, now)
             problem = known.problem or "Its files are gone."
             hint = f"Put the files back into {known.settings.path}, then load it again."
             self._lives.give_up(slot, FailureCause.MISSING_FILES, problem, hint)
-            return set()
-        wanted = self.board.estimate(known)
-        rooms = [
-            replace(room, is_starting=room.is_starting or room.id in claimed)
-            for room in self.board.rooms()
-        ]
-        decision = self.board.plan(known, wanted, rooms)
-        match decision:
-            case Place(devices):
-                self._lives.launch(slot, known, devices, wanted)
-                return set()
-            case Refuse(message, hint):
-                self._lives.give_up(slot, FailureCause.DOES_NOT_FIT, message, hint)
-                return set()
-            case Evict(victims, devices):
-                if claimed.isdisjoint(room.id for room in devices):
-                    self._evict(slot, victims)
-                    self._lives.prepare(known)
-            case Wait(reason, residents, devices):
-                self._say_why(slot, reason)
-                if waited_s > self._settings.max_wait_s:
-                    self._gate(slot, residents)
-                    self._lives.prepare(known)
-        return {room.id for room in devices}
-
-    def _evict(self, slot: Slot, victims: tuple[Resident, ...]) -> None:
-        if slot.swap_started is None:
-            slot.swap_started = time.monotonic()
-        for victim in victims:
-            running = self._slots[victim.model].running
-            if running is None:
-                continue
-            slot.swap_evicted.append(victim.model)
-            logger.info("slots.evicting model=%s for=%s", victim.model, slot.model)
-            self._let_go(running, f"evicted for {slot.model}")
-            self.board.touch(self._slots[victim.model])
-        names = ", ".join(victim.model for victim in victims)
-        self._say_why(slot, f"waits until {names} has given its memory back")
-
-    def _gate(self, slot: Slot, residents: tuple[Resident, ...]) -> None:
-        """Somebody has waited long enough: busy engines take no further requests."""
-        now = time.monotonic()
-        for resident in residents:
-            running = self._slots[resident.model].running
-            if running is None or not running.takes_requests or running.ready_since is None:
-                continue
-            if now - running.ready_since < self._settings.min_loaded_s:
-                continue
-            if slot.swap_started is None:
-                slot.swap_started = now
-            slot.swap_evicted.append(resident.model)
-            running.drained_for = slot.model
-            self._let_go(running, f"drained for {slot.model}, which has waited")
-            self.board.touch(self._slots[resident.model])
-
-    def _take_back_gates(self, wishing: set[str]) -> None:
-        """An engine that was drained for nobody any more takes requests again."""
-        for slot in self._slots.values():
-            running = slot.running
-            if running is None or running.drained_for is None or running.supervisor.is_stopping:
-                continue
-            if running.drained_for not in wishing:
-                running.drained_for, running.drain_reason = None, None
-                slot.wanted_since = None
-                running.drain_since = None
-                running.supervisor.undrain("the model it was drained for is no longer wanted")
-                self._desk.grant_all(slot, running)
-
-    def _let_go(self, running: Running, reason: str) -> None:
-        """No further requests; the engine ends once those in flight are over."""
-        if running.drain_reason is None:
-            running.drain_reason = reason
-        if running.drain_since is None:
-            running.drain_since = time.monotonic()
-        if running.supervisor.state is EngineState.READY:
-            running.supervisor.drain(reason)
-        self._stop_if_drained(running)
-
-    def _end_drains(self, now: float) -> None:
-        """Engines that are drained go; one whose requests do not end is not waited for for ever."""
-        for running in self.board.running():
-            self._stop_if_drained(running)
-            since, limit_s = running.drain_since, self._settings.drain_limit_s
-            if since is not None and now - since > limit_s:
-                running.supervisor.stop(f"{running.drain_reason}; not idle after {limit_s:.0f} s")
-
-    def _stop_if_drained(self, running: Running) -> None:
-        if running.drain_reason is not None and running.in_flight == 0:
-            running.supervisor.stop(running.drain_reason)
+        except Exception as error:
+            logger.exception("slots.wish_failed model=%s", slot.model)
+            self._actions.fail(slot, error)
+        return None
 
     def _open_slot(self, model: str) -> Slot:
         slot = self.board.slot(model)
@@ -347,11 +276,6 @@ class SlotScheduler:
                 and not (slot.is_held or gave_up or self._stopping)
             ):
                 slot.wanted_since = now
-
-    def _say_why(self, slot: Slot, reason: str) -> None:
-        if slot.waits_for != reason:
-            slot.waits_for = reason
-            self.board.tell(slot)
 
 
 async def _wait_for(event: asyncio.Event, timeout_s: float) -> None:

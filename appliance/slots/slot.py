@@ -4,11 +4,20 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 
 from appliance.engine.supervisor import EngineSupervisor
 from appliance.estimate.estimator import Estimate
 from appliance.protocol.engines import EngineState, Failure
+from appliance.slots.arrivals import ArrivalRate
 from appliance.slots.backoff import SOUND_AFTER_S, FailureSeries
+
+
+class Priority(StrEnum):
+    """Whose work a request is."""
+
+    PEOPLE = "people"
+    BATCH = "batch"
 
 
 @dataclass(eq=False)
@@ -20,6 +29,10 @@ class Running:
     task: asyncio.Task[None]
     last_used: float
     in_flight: int = 0
+    in_flight_batch: int = 0
+    """Those of them that are work of batches."""
+    turn_s: float = 0.0
+    """Once ready, nobody takes its place for so long while it has work."""
     ready_since: float | None = None
     drain_reason: str | None = None
     drain_since: float | None = None
@@ -53,6 +66,7 @@ class Waiter:
 
     granted: asyncio.Future[Running]
     since: float
+    priority: Priority = Priority.PEOPLE
 
 
 @dataclass(eq=False)
@@ -83,6 +97,8 @@ class Slot:
     swap_evicted: list[str] = field(default_factory=list)
     last_used_at: datetime | None = None
     requests_total: int = 0
+    arrivals: ArrivalRate = field(default_factory=ArrivalRate)
+    """Requests of people."""
     first_token_s: deque[float] = field(default_factory=lambda: deque(maxlen=200))
 
     def ended(self) -> list[EngineSupervisor]:
@@ -95,9 +111,17 @@ class Slot:
         since = self.running.ready_since if self.running is not None else None
         return since is not None and now - since >= SOUND_AFTER_S
 
+    def waiting(self, priority: Priority | None = None) -> list[Waiter]:
+        """Who waits for an engine, of one priority or of any."""
+        return [
+            waiter
+            for waiter in self.waiters
+            if not waiter.granted.done() and priority in {None, waiter.priority}
+        ]
+
     def oldest_wish(self) -> float | None:
         """Since when somebody wants the model and has no engine for it."""
-        wishes = [waiter.since for waiter in self.waiters if not waiter.granted.done()]
+        wishes = [waiter.since for waiter in self.waiting()]
         if self.wanted_since is not None:
             wishes.append(self.wanted_since)
         return min(wishes, default=None)
