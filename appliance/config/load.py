@@ -22,9 +22,9 @@ _PREFIX = "APPLIANCE_"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _SIZE_KEYS = {"max_body", "cpu_memory", "log_size", "reserve", "memory"}
 _DURATION_KEYS = {
-    "drain_timeout", "drain_limit", "frozen_timeout", "hang_timeout", "heartbeat", "idle_timeout",
-    "max_wait", "min_loaded", "queue_timeout", "stall_timeout", "stop_timeout", "retry_first",
-    "retry_most", "sample_interval",
+    "batch_max_wait", "batch_turn", "drain_timeout", "drain_limit", "frozen_timeout",
+    "hang_timeout", "heartbeat", "idle_timeout", "max_wait", "min_loaded", "queue_timeout",
+    "stall_timeout", "stop_timeout", "retry_first", "retry_most", "sample_interval",
 }  # fmt: skip
 _MOST_SECONDS = 10 * 365 * 86400.0
 

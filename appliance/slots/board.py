@@ -239,7 +239,7 @@ class SlotBoard:
     def _resident(self, running: Running, now: float) -> Resident:
         supervisor = running.supervisor
         known = self._registry.get(supervisor.model)
-        rate_per_s = self.slot(known.id).arrivals.per_s(now)
+        rate_per_s = self.slot(known.id).arrivals.per_second(now)
         reload_s = self._switch_s(known)
         is_batch_only = running.in_flight > 0 and running.in_flight == running.in_flight_batch
         is_in_turn = running.in_flight > 0 or running.turn_s > self._settings.min_loaded_s
