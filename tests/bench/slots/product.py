@@ -1,0 +1,127 @@
+"""The product's own decision in the simulated world: the real `decide` and the real planner.
+
+What is around them here does what the server's scheduler does: gates are taken back when nobody
+wants the memory any more, and drained engines go when their last request is over.
+"""
+
+from appliance.slots.arrivals import ArrivalRate
+from appliance.slots.decision import Drain, GiveUp, Policy, Start, Stop, Wish, decide
+from appliance.slots.eviction import expected_cost_s
+from appliance.slots.planner import DeviceRoom, PlanRequest, Resident
+from tests.bench.slots.parts import ModelSpec, Request
+from tests.bench.slots.world import Engine, State, World
+
+
+class Appliance:
+    """Carries out what `decide` says."""
+
+    name = "appliance"
+
+    def __init__(self, policy: Policy | None = None) -> None:
+        self.policy = policy or Policy()
+        self._rates: dict[str, ArrivalRate] = {}
+        self._again_at: float | None = None
+
+    def watch(self, request: Request) -> None:
+        """A request came; the rate of its model is measured."""
+        self._rates.setdefault(request.model, ArrivalRate()).add(request.at)
+
+    def again_at(self) -> float | None:
+        """What the last decision said."""
+        return self._again_at
+
+    def act(self, world: World) -> bool:
+        """One step of the scheduler."""
+        has_acted = self._take_back_gates(world)
+        decision = decide(
+            [self.wish(world, model) for model in world.wished()],
+            rooms(world),
+            [self.resident(world, engine) for engine in world.engines.values()],
+            self.policy,
+            world.now,
+        )
+        self._again_at = decision.again_at
+        for action in decision.actions:
+            match action:
+                case Start(model, devices):
+                    world.start(model, [device.id for device in devices])
+                    has_acted = True
+                case Stop(_, victims):
+                    for victim in victims:
+                        world.stop(victim.model)
+                    has_acted = True
+                case Drain(model, residents):
+                    for resident in residents:
+                        engine = world.engines.get(resident.model)
+                        if engine is not None and engine.takes_requests:
+                            world.drain(resident.model, model)
+                            has_acted = True
+                case GiveUp(model, _):
+                    world.give_up(model)
+                    has_acted = True
+        return has_acted
+
+    def wish(self, world: World, model: str) -> Wish:
+        """Who waits for a model that has no engine."""
+        queue = world.queues[model]
+        people = [request.at for request in queue if not request.is_batch]
+        return Wish(
+            request=plan_request(world.specs[model]),
+            since=people[0] if people else queue[0].at,
+            waiting=len(people),
+            waited_s=sum(world.now - at for at in people),
+            switch_s=world.specs[model].load_s,
+        )
+
+    def resident(self, world: World, engine: Engine) -> Resident:
+        """An engine as the board shows it to the decision."""
+        model = engine.spec.name
+        rates = self._rates.setdefault(model, ArrivalRate())
+        rate = rates.per_second(world.now)
+        idle_s = 0.0 if engine.is_busy else rates.idle_s(world.now)
+        return Resident(
+            engine_id=engine.id,
+            model=model,
+            bytes_by_device=dict.fromkeys(engine.devices, engine.spec.need_bytes),
+            last_used=engine.last_used,
+            is_busy=engine.is_busy,
+            is_pinned=model in world.trace.pinned,
+            is_leaving=engine.is_leaving,
+            cost_s=expected_cost_s(engine.spec.load_s, rate, idle_s),
+            rate_per_s=rate,
+            reload_s=engine.spec.load_s,
+            ready_since=engine.ready_at,
+            is_batch_only=0 < engine.in_flight == engine.batch_in_flight,
+        )
+
+    def _take_back_gates(self, world: World) -> bool:
+        wished = set(world.wished())
+        nobodys = [
+            model
+            for model, engine in world.engines.items()
+            if engine.is_draining
+            and engine.state is State.READY
+            and engine.drained_for not in wished
+        ]
+        for model in nobodys:
+            world.undrain(model)
+        return bool(nobodys)
+
+
+def rooms(world: World) -> list[DeviceRoom]:
+    """The devices for the planner."""
+    return [
+        DeviceRoom(
+            id=device.id,
+            index=device.index,
+            total_bytes=device.total_bytes,
+            free_bytes=world.free_bytes(device.id),
+            is_starting=world.is_starting_on(device.id),
+        )
+        for device in world.trace.devices
+    ]
+
+
+def plan_request(spec: ModelSpec) -> PlanRequest:
+    """What the planner is asked."""
+    return PlanRequest(model=spec.name, need_bytes=spec.need_bytes, tp_size=spec.tp_size)
