@@ -10,11 +10,21 @@ import msgspec
 
 from appliance.config.paths import find_paths
 from appliance.errors import ApplianceError
-from appliance.protocol.system import ErrorBody
 
 T = TypeVar("T")
 
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+
+
+class _Refusal(msgspec.Struct):
+    message: str
+    hint: str = ""
+
+
+class _RefusalBody(msgspec.Struct):
+    """What the error bodies of `/v1` (where `code` may be null) and `/admin/v1` share."""
+
+    error: _Refusal
 
 
 class ServerError(ApplianceError):
@@ -127,7 +137,7 @@ class ServerClient:
 
 def _refused(response: httpx.Response) -> ServerError:
     try:
-        detail = msgspec.json.decode(response.content, type=ErrorBody).error
+        detail = msgspec.json.decode(response.content, type=_RefusalBody).error
     except msgspec.MsgspecError:
         return ServerError(f"The server answered {response.status_code}.")
     return ServerError(detail.message, hint=detail.hint)

@@ -44,6 +44,11 @@ def add_parser(subparsers: "Subparsers[argparse.ArgumentParser]") -> None:
     run.add_argument("--system", help="system prompt")
     run.add_argument("--temperature", type=float)
     run.add_argument("--max-tokens", type=int)
+    run.add_argument(
+        "--keep-alive",
+        metavar="DURATION",
+        help="idle time after which the model is unloaded: 5m, 0 (at once), -1 (never)",
+    )
     run.set_defaults(func=_run)
 
 
@@ -106,10 +111,9 @@ def _ask(client: ServerClient, args: argparse.Namespace, messages: list[dict[str
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    if args.temperature is not None:
-        body["temperature"] = args.temperature
-    if args.max_tokens is not None:
-        body["max_tokens"] = args.max_tokens
+    for name in ("temperature", "max_tokens", "keep_alive"):
+        if (value := getattr(args, name)) is not None:
+            body[name] = value
     parts: list[str] = []
     usage = None
     with _LoadingLine(args):

@@ -23,9 +23,11 @@ _LOG_LEVELS = ("debug", "info", "warning", "error")
 _SIZE_KEYS = {"max_body", "cpu_memory", "log_size", "reserve", "memory"}
 _DURATION_KEYS = {
     "batch_max_wait", "batch_turn", "drain_timeout", "drain_limit", "frozen_timeout",
-    "hang_timeout", "heartbeat", "idle_timeout", "max_wait", "min_loaded", "queue_timeout",
-    "stall_timeout", "stop_timeout", "retry_first", "retry_most", "sample_interval",
+    "hang_timeout", "heartbeat", "idle_timeout", "max_keep_alive", "max_wait", "min_loaded",
+    "queue_timeout", "stall_timeout", "stop_timeout", "retry_first", "retry_most",
+    "sample_interval",
 }  # fmt: skip
+_NEVER_KEYS = {"idle_timeout", "max_keep_alive"}
 _MOST_SECONDS = 10 * 365 * 86400.0
 
 
@@ -123,7 +125,7 @@ def _check_size(value: str | float) -> None:
 
 def _check_duration(key: str, value: str | float) -> None:
     seconds = parse_duration(value)
-    if key == "idle_timeout" and seconds == -1:
+    if key in _NEVER_KEYS and seconds == -1:
         return
     least = 0.05 if key in {"heartbeat", "sample_interval"} else 0.0
     if not least <= seconds < _MOST_SECONDS:

@@ -69,6 +69,8 @@ class SlotSettings(_Section, frozen=True, kw_only=True):
 
     idle_timeout: str | float = "15m"
     """An idle model gives its memory back after this; `never` keeps it."""
+    max_keep_alive: str | float = "never"
+    """The longest idle timeout that a request may ask for; `never`: any, also to stay for ever."""
     max_queue: Positive = 256
     """Requests that may wait for one model; more get 429."""
     max_wait: str | float = "15s"
@@ -88,6 +90,11 @@ class SlotSettings(_Section, frozen=True, kw_only=True):
     def idle_timeout_s(self) -> float:
         """Seconds; negative: never."""
         return parse_duration(self.idle_timeout)
+
+    @property
+    def max_keep_alive_s(self) -> float:
+        """Seconds; negative: no limit."""
+        return parse_duration(self.max_keep_alive)
 
     @property
     def max_wait_s(self) -> float:

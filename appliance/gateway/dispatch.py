@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -33,12 +33,15 @@ from appliance.gateway.asgi import (
 )
 from appliance.gateway.browsers import require_local
 from appliance.gateway.errors import error_event, openai_error, unexpected
+from appliance.gateway.keep_alive import HEADER, read_keep_alive, without_keep_alive
 from appliance.gateway.listing import list_models, one_model, waiting_comment
 from appliance.gateway.proxy import STREAM_HEADERS, forward
 from appliance.protocol.models import Task
 from appliance.registry.registry import Registry
 from appliance.slots.leases import Lease
 from appliance.slots.scheduler import SlotScheduler
+
+_T = TypeVar("_T")
 
 _FORWARDED = {
     "/v1/chat/completions": Task.GENERATE,
@@ -52,10 +55,12 @@ _DECODE_INLINE_BYTES = 1024 * 1024
 
 
 class _RoutingFields(msgspec.Struct):
-    """The fields that decide where a request goes; all else is the engine's business."""
+    """The fields that are for us; all else is the engine's business."""
 
     model: Any = None
     stream: Any = False
+    keep_alive: Any = msgspec.UNSET
+    ttl: Any = msgspec.UNSET
 
 
 class Gateway:
@@ -117,7 +122,7 @@ class Gateway:
             if method != "POST":
                 raise _wrong_method(method, path, "POST")
             body = await read_body(scope, receive, self._max_body_bytes)
-            work = self._forward(path, body, answer, time.monotonic())
+            work = self._forward(scope, body, answer, time.monotonic())
             await _unless_gone(work, receive, self._cut)
         elif path == _LISTING or path.startswith(f"{_LISTING}/"):
             if method not in {"GET", "HEAD"}:
@@ -133,8 +138,9 @@ class Gateway:
                 " and /v1/embeddings.",
             )
 
-    async def _forward(self, path: str, body: bytes, answer: Answer, received: float) -> None:
-        fields = await self._decode(body)
+    async def _forward(self, scope: Scope, body: bytes, answer: Answer, received: float) -> None:
+        path: str = scope["path"]
+        fields = await self._in_thread_if_large(self._decoder.decode, body)
         if not isinstance(fields.model, str) or not fields.model:
             raise InvalidRequestError(
                 "You must provide a model parameter, a string.",
@@ -142,8 +148,13 @@ class Gateway:
                 param="model",
             )
         self._check_task(fields.model, path)
+        keep_alive_s = read_keep_alive(fields.keep_alive, fields.ttl, header(scope, HEADER))
+        if fields.keep_alive is not msgspec.UNSET or fields.ttl is not msgspec.UNSET:
+            body = await self._in_thread_if_large(without_keep_alive, body)
         async with AsyncExitStack() as stack:
-            entering = stack.enter_async_context(self._slots.lease(fields.model))
+            entering = stack.enter_async_context(
+                self._slots.lease(fields.model, keep_alive_s=keep_alive_s)
+            )
             if fields.stream is True and _FORWARDED[path] is Task.GENERATE:
                 lease = await self._with_heartbeats(entering, fields.model, answer)
             else:
@@ -157,11 +168,12 @@ class Gateway:
                 received=received,
             )
 
-    async def _decode(self, body: bytes) -> _RoutingFields:
+    @staticmethod
+    async def _in_thread_if_large(decode: Callable[[bytes], _T], body: bytes) -> _T:
         try:
             if len(body) > _DECODE_INLINE_BYTES:
-                return await asyncio.to_thread(self._decoder.decode, body)
-            return self._decoder.decode(body)
+                return await asyncio.to_thread(decode, body)
+            return decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise InvalidRequestError(
                 f"We could not parse the JSON body of your request: {error}.",

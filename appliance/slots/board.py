@@ -22,7 +22,7 @@ from appliance.slots.monitor import DeviceMonitor
 from appliance.slots.planner import DeviceRoom, Plan, PlanRequest, Refuse, Resident, plan
 from appliance.slots.rates import RequestRate
 from appliance.slots.slot import Priority, Running, Slot
-from appliance.slots.views import model_view, verdict
+from appliance.slots.views import at_most, model_view, verdict
 
 # Without an earlier load to go by: a start, and weights from a fast disk.
 _USUAL_START_S = 10.0
@@ -164,6 +164,9 @@ class SlotBoard:
         """Seconds; negative: it stays."""
         if known.settings.pinned or known.settings.always_on:
             return -1.0
+        running = self.slot(known.id).running
+        if running is not None and running.keep_alive_s is not None:
+            return at_most(running.keep_alive_s, self._settings.max_keep_alive_s)
         own = known.settings.idle_timeout_s
         return self._settings.idle_timeout_s if own is None else own
 

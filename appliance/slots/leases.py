@@ -65,7 +65,9 @@ class LeaseDesk:
         self._expected_wait = expected_wait
         self._closed = False
 
-    async def acquire(self, slot: Slot, priority: Priority) -> Lease:
+    async def acquire(
+        self, slot: Slot, priority: Priority, keep_alive_s: float | None = None
+    ) -> Lease:
         """A lease, after a wait in the queue if need be.
 
         Raises QueueFullError, LoadFailedError, DoesNotFitError and UnavailableError.
@@ -75,10 +77,12 @@ class LeaseDesk:
         slot.requests_total += 1
         running = slot.running
         if running is not None and running.takes_requests:
-            return self._grant(slot, running, priority)
+            return self._grant(slot, running, priority, keep_alive_s)
         self._refuse_if_hopeless(slot)
         granted: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
-        waiter = Waiter(granted, since=time.monotonic(), priority=priority)
+        waiter = Waiter(
+            granted, since=time.monotonic(), priority=priority, keep_alive_s=keep_alive_s
+        )
         slot.waiters.append(waiter)
         self._changed(slot)
         try:
@@ -110,7 +114,7 @@ class LeaseDesk:
         while slot.waiters:
             waiter = slot.waiters.popleft()
             if not waiter.granted.done():
-                self._grant(slot, running, waiter.priority)
+                self._grant(slot, running, waiter.priority, waiter.keep_alive_s)
                 waiter.granted.set_result(running)
 
     def fail_all(self, slot: Slot, make_error: Callable[[], ApplianceError]) -> None:
@@ -126,9 +130,13 @@ class LeaseDesk:
         """Grant nothing any more."""
         self._closed = True
 
-    def _grant(self, slot: Slot, running: Running, priority: Priority) -> Lease:
+    def _grant(
+        self, slot: Slot, running: Running, priority: Priority, keep_alive_s: float | None
+    ) -> Lease:
         running.in_flight += 1
         running.in_flight_batch += priority is Priority.BATCH
+        if keep_alive_s is not None:
+            running.keep_alive_s = keep_alive_s
         running.last_used = time.monotonic()
         slot.last_used_at = datetime.now(UTC)
         self._changed(slot)

@@ -128,10 +128,18 @@ class SlotScheduler:
         await self._lives.finish()
 
     @asynccontextmanager
-    async def lease(self, model: str, priority: Priority = Priority.PEOPLE) -> AsyncIterator[Lease]:
+    async def lease(
+        self,
+        model: str,
+        priority: Priority = Priority.PEOPLE,
+        *,
+        keep_alive_s: float | None = None,
+    ) -> AsyncIterator[Lease]:
         """The way to an engine: loads on demand, waits in the queue, counts what is in flight.
 
-        Work of batches comes after that of people, but is not put off for ever.
+        Work of batches comes after that of people, but is not put off for ever. From its grant on
+        `keep_alive_s` is the engine's idle timeout (negative: it stays; None: as before); pinned
+        and always-on models stay in any case.
 
         Raises ModelNotFoundError, QueueFullError, LoadFailedError, DoesNotFitError and
         UnavailableError.
@@ -141,12 +149,14 @@ class SlotScheduler:
         self.board.rate.add(now)
         if priority is Priority.PEOPLE:
             slot.arrivals.add(now)
-        lease = await self._desk.acquire(slot, priority)
+        lease = await self._desk.acquire(slot, priority, keep_alive_s)
         try:
             yield lease
         finally:
             self._desk.release(lease, slot)
             self._actions.stop_if_drained(lease.running)
+            if lease.running.keep_alive_s == 0:
+                self.unload_idle()
 
     def load(self, model: str) -> None:
         """Load without a request; clears an earlier failure.

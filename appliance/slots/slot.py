@@ -33,6 +33,8 @@ class Running:
     """Those of them that are work of batches."""
     turn_s: float = 0.0
     """Once ready, nobody takes its place for so long while it has work."""
+    keep_alive_s: float | None = None
+    """The idle timeout that a request asked for last; negative: it stays."""
     ready_since: float | None = None
     drain_reason: str | None = None
     drain_since: float | None = None
@@ -67,6 +69,7 @@ class Waiter:
     granted: asyncio.Future[Running]
     since: float
     priority: Priority = Priority.PEOPLE
+    keep_alive_s: float | None = None
 
 
 @dataclass(eq=False)

@@ -97,6 +97,13 @@ def _idle_unload_at(running: Running | None, idle_timeout_s: float, now: float) 
     return datetime.now(UTC) + timedelta(seconds=max(left, 0.0))
 
 
+def at_most(timeout_s: float, limit_s: float) -> float:
+    """The shorter of two idle timeouts; a negative one has no end."""
+    if limit_s < 0:
+        return timeout_s
+    return limit_s if timeout_s < 0 else min(timeout_s, limit_s)
+
+
 def verdict(
     decision: Plan | None,
     wanted: Estimate,
