@@ -20,14 +20,14 @@ from appliance.units import parse_duration, parse_size
 
 _PREFIX = "APPLIANCE_"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
-_SIZE_KEYS = {"max_body", "cpu_memory", "log_size", "reserve", "memory"}
+_SIZE_KEYS = {"max_body", "cpu_memory", "log_size", "reserve", "memory", "sleep_memory"}
 _DURATION_KEYS = {
     "batch_max_wait", "batch_turn", "drain_timeout", "drain_limit", "frozen_timeout",
     "hang_timeout", "heartbeat", "idle_timeout", "max_keep_alive", "max_wait", "min_loaded",
     "queue_timeout", "stall_timeout", "stop_timeout", "retry_first", "retry_most",
-    "sample_interval",
+    "sample_interval", "sleep_timeout", "asleep_timeout",
 }  # fmt: skip
-_NEVER_KEYS = {"idle_timeout", "max_keep_alive"}
+_NEVER_KEYS = {"idle_timeout", "max_keep_alive", "asleep_timeout"}
 _MOST_SECONDS = 10 * 365 * 86400.0
 
 

@@ -142,6 +142,8 @@ class EngineSettings(_Section, frozen=True, kw_only=True):
     """The same, for one that is busy without progress, or waits for something itself."""
     stop_timeout: str | float = "20s"
     """How long an engine may take to end by itself before it is killed."""
+    sleep_timeout: str | float = "3m"
+    """An engine that takes longer to fall asleep, or to wake, is stopped instead."""
     cgroup: CgroupUse = CgroupUse.AUTO
     """A cgroup for each engine: `auto` where the server's own is delegated to it, `on`, `off`."""
     retry_first: str | float = "5s"
@@ -174,6 +176,11 @@ class EngineSettings(_Section, frozen=True, kw_only=True):
     def stop_timeout_s(self) -> float:
         """Seconds."""
         return parse_duration(self.stop_timeout)
+
+    @property
+    def sleep_timeout_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.sleep_timeout)
 
     @property
     def retry_first_s(self) -> float:

@@ -16,6 +16,7 @@ _PASSED_ON = {
     "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR",
 }  # fmt: skip
 _LEAST_KV_CACHE_BYTES = 64 * MIB
+_SLEEP = "--enable-sleep-mode"
 # Without the separate worker process a start takes a third less time and memory on the CPU.
 _IN_PROCESS_EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 
@@ -64,10 +65,17 @@ def build_argv(spec: EngineSpec, environment: EnvironmentRecord) -> list[str]:
         argv += ["--enforce-eager"]
         if tp_size == 1:
             argv += ["--distributed-executor-backend", _IN_PROCESS_EXECUTOR]
+    if can_sleep(settings, environment):
+        argv.append(_SLEEP)
     for flag in ("--disable-uvicorn-access-log", "--enable-request-id-headers"):
         if environment.has_flag(flag):
             argv.append(flag)
     return argv + settings.extra_args
+
+
+def can_sleep(settings: ModelSettings, environment: EnvironmentRecord) -> bool:
+    """vLLM refuses the option where its platform has no sleep mode."""
+    return settings.sleep != "off" and environment.has_sleep_mode and environment.has_flag(_SLEEP)
 
 
 def build_env(
@@ -76,6 +84,10 @@ def build_env(
     """The engine's environment variables."""
     env = build_base_env(spec.device_kind, environment, spec.cache, environ)
     env[ENGINE_VARIABLE] = spec.engine_id
+    if can_sleep(spec.settings, environment):
+        # Opens vLLM's endpoints for development, which clients never reach: the socket is ours,
+        # and the gateway forwards an allow-list.
+        env["VLLM_SERVER_DEV_MODE"] = "1"
     if spec.temporary is not None:
         env["TMPDIR"] = str(spec.temporary)
     if spec.device_kind is DeviceKind.GPU:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,14 +11,18 @@ from pathlib import Path
 from appliance.engine.command import EngineSpec
 from appliance.engine.connection import EngineConnections
 from appliance.engine.environments import EnvironmentRecord
-from appliance.engine.failure import classify, not_looked_after, not_started, seen_by_us
+from appliance.engine.failure import not_looked_after, not_started
 from appliance.engine.health import is_ready
+from appliance.engine.last_words import LastWords, shortened
 from appliance.engine.liveness import watch
 from appliance.engine.loading import Loading
 from appliance.engine.logs import EngineLog
 from appliance.engine.process import EngineProcess
+from appliance.engine.sleep import EngineSleep
+from appliance.engine.sleeper import Sleeper
 from appliance.engine.spawner import EngineSpawner
-from appliance.engine.state import ENDED, may_follow
+from appliance.engine.state import ENDED
+from appliance.engine.transitions import EngineStates
 from appliance.protocol.engines import (
     Engine,
     EngineState,
@@ -27,7 +30,7 @@ from appliance.protocol.engines import (
     FailureCause,
     LoadProgress,
 )
-from appliance.protocol.events import EngineChanged, Event, Transition
+from appliance.protocol.events import EngineChanged, Event
 from appliance.protocol.placement import Placement
 from appliance.store.models import LoadRecord
 
@@ -39,22 +42,20 @@ _LOOK_EVERY_S = 0.5
 _LAST_WORDS_S = 1.0
 # Of an engine that stops, the first process is usually gone half a second after the others.
 _LEFT_BEHIND_S = 5.0
-# The tracebacks of several ranks, or all options of vLLM, may stand after the line that counts.
-_KEPT_LINES = 2000
-# What matters of a line stands at its beginning; engines print whole tensors on occasion.
-_LONGEST_READ = 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
-    """Seconds: without a sign of progress while loading, for ending by itself, and without an
-    answer while somebody waits, for an engine that does nothing and for one that is busy.
+    """Seconds: without a sign of progress while loading, for ending by itself, without an answer
+    while somebody waits, for an engine that does nothing and for one that is busy; and for falling
+    asleep or waking.
     """
 
     stall_s: float
     stop_s: float
     frozen_s: float
     hang_s: float
+    sleep_s: float
 
 
 class EngineSupervisor:
@@ -81,7 +82,19 @@ class EngineSupervisor:
         self.environment = environment
         self.log = EngineLog(log_file, spec.engine_id, spec.model, limit_bytes=log_bytes)
         self.connections = EngineConnections(spec.socket)
-        self.state = EngineState.STARTING
+        self._states = EngineStates(
+            spec.model, spec.engine_id, publish=publish, changed=self._changed
+        )
+        sleep = EngineSleep(
+            self.connections,
+            model=spec.model,
+            task=spec.settings.task,
+            vllm_version=environment.vllm_version,
+            weights_bytes=spec.weights_bytes,
+            kv_cache_bytes=spec.kv_cache_bytes * len(placement.shares),
+            limit_s=limits.sleep_s,
+        )
+        self.sleeper = Sleeper(sleep, self._states, end=self._end_at_once)
         self.failure: Failure | None = None
         self.memory_bytes = 0
         self.load_s: float | None = None
@@ -97,12 +110,16 @@ class EngineSupervisor:
         self._created_at = datetime.now(UTC)
         self._ready_at: datetime | None = None
         self._ended_at: datetime | None = None
-        self._state_since = time.monotonic()
-        self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self._last_words = LastWords(spec.model, attempts)
         self._stop_reason: str | None = None
         self._seen: tuple[FailureCause, str] | None = None
         """What we saw ourselves that is wrong with it."""
         self._ending = asyncio.Event()
+
+    @property
+    def state(self) -> EngineState:
+        """Where it is between starting and its end."""
+        return self._states.now
 
     @property
     def has_ended(self) -> bool:
@@ -133,6 +150,7 @@ class EngineSupervisor:
             memory_bytes=self.memory_bytes,
             log_lines=self.log.line_count,
             was_forked=self._process.was_forked if self._process else False,
+            sleep_level=self.sleeper.level,
         )
 
     async def run(self, on_ready: Callable[[], None]) -> None:
@@ -160,11 +178,11 @@ class EngineSupervisor:
 
     def drain(self, reason: str) -> None:
         """Take no further requests."""
-        self._to(EngineState.DRAINING, reason)
+        self._states.to(EngineState.DRAINING, reason)
 
     def undrain(self, reason: str) -> None:
         """Take requests again."""
-        self._to(EngineState.READY, reason)
+        self._states.to(EngineState.READY, reason)
 
     def stop(self, reason: str) -> None:
         """Begin to end; `run` returns when it is over. Safe to call again."""
@@ -173,8 +191,13 @@ class EngineSupervisor:
         self._stop_reason = reason
         self._ending.set()
         if self._process is not None:
-            self._to(EngineState.STOPPING, reason)
+            self._states.to(EngineState.STOPPING, reason)
             self._process.terminate()
+
+    def _end_at_once(self, reason: str) -> None:
+        """For one that hangs, or whose memory cannot be trusted: it gets no grace period."""
+        self.stop(reason)
+        self._end_now()
 
     def pids(self) -> set[int]:
         """Processes of the engine (blocks for some milliseconds)."""
@@ -199,8 +222,8 @@ class EngineSupervisor:
         launcher = await self._spawner.launcher(self.spec, self.environment, self._ending)
         if self._stop_reason is not None:
             self._ended_at = datetime.now(UTC)
-            self._to(EngineState.STOPPING, self._stop_reason)
-            self._to(EngineState.STOPPED, self._stop_reason)
+            self._states.to(EngineState.STOPPING, self._stop_reason)
+            self._states.to(EngineState.STOPPED, self._stop_reason)
             return
         try:
             self._process = await self._spawner.spawn(
@@ -218,10 +241,10 @@ class EngineSupervisor:
 
     async def _live(self, process: EngineProcess, on_ready: Callable[[], None]) -> None:
         if self._stop_reason is not None:
-            self._to(EngineState.STOPPING, self._stop_reason)
+            self._states.to(EngineState.STOPPING, self._stop_reason)
             process.terminate()
         else:
-            self._to(EngineState.LOADING, "process started")
+            self._states.to(EngineState.LOADING, "process started")
         ended = asyncio.create_task(process.wait())
         try:
             await self._become_ready(process, ended, on_ready)
@@ -307,7 +330,7 @@ class EngineSupervisor:
         self._ready_at = datetime.now(UTC)
         self._progress = None
         self.was_ready = True
-        self._to(EngineState.READY, f"loaded in {self.load_s:.1f} s")
+        self._states.to(EngineState.READY, f"loaded in {self.load_s:.1f} s")
         on_ready()
 
     def _on_worker_death(self, name: str) -> None:
@@ -323,15 +346,15 @@ class EngineSupervisor:
 
     def _on_lines(self, first_line: int, lines: list[str]) -> None:
         self.log.deliver(first_line, lines)
-        shortened = [line[:_LONGEST_READ] for line in lines]
-        self._last_lines.extend(shortened)
-        self._note_progress(*shortened)
+        read = shortened(lines)
+        self._last_words.add(read)
+        self._note_progress(*read)
 
     def _note_progress(self, *lines: str) -> None:
         """Lines of the log, or the state of a progress bar whose line has not ended."""
         now = time.monotonic()
-        shortened = [line[:_LONGEST_READ] for line in lines]
-        if self.state is EngineState.LOADING and self._loading.feed(shortened, now):
+        is_loading = self.state is EngineState.LOADING
+        if is_loading and self._loading.feed(shortened(list(lines)), now):
             self._progress = self._loading.progress(now)
             self._changed()
 
@@ -340,24 +363,15 @@ class EngineSupervisor:
         self._progress = None
         self.memory_bytes = 0
         if self._stop_reason is not None:
-            self._to(EngineState.STOPPED, self._stop_reason)
+            self._states.to(EngineState.STOPPED, self._stop_reason)
             return
-        lines = list(self._last_lines)
-        failure = await asyncio.to_thread(
-            classify,
-            lines,
-            first_line=self.log.line_count - len(lines) + 1,
-            exit_status=status,
+        failure = await self._last_words.explain(
+            status,
             at=self._ended_at,
-            attempts=self._attempts,
-            model=self.model,
+            line_count=self.log.line_count,
+            seen=self._seen,
             oom_killed=self._process is not None and self._process.was_oom_killed,
         )
-        if self._seen is not None:
-            cause, message = self._seen
-            # The death of a process is explained by the log, if that says anything.
-            if cause is not FailureCause.KILLED or failure.log_line is None:
-                failure = seen_by_us(failure, cause, message, self.model)
         self._fail(failure)
 
     def _fail(self, failure: Failure) -> None:
@@ -367,28 +381,7 @@ class EngineSupervisor:
             "engine.failed model=%s engine=%s cause=%s message=%s",
             self.model, self.id, failure.cause, failure.message,
         )  # fmt: skip
-        self._to(EngineState.FAILED, failure.message)
-
-    def _to(self, state: EngineState, reason: str) -> None:
-        before = self.state
-        if before is state or not may_follow(before, state):
-            return
-        now = time.monotonic()
-        self.state = state
-        logger.info("engine.%s model=%s engine=%s reason=%s", state, self.model, self.id, reason)
-        self._publish(
-            Transition(
-                at=datetime.now(UTC),
-                model=self.model,
-                engine_id=self.id,
-                before=before,
-                after=state,
-                reason=reason,
-                duration_s=round(now - self._state_since, 3),
-            )
-        )
-        self._state_since = now
-        self._changed()
+        self._states.to(EngineState.FAILED, failure.message)
 
     def _changed(self) -> None:
         self._publish(EngineChanged(engine=self.view()))

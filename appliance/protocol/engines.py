@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from appliance.protocol.base import Wire
 from appliance.protocol.placement import Placement
+from appliance.protocol.sleep import SleepLevel
 
 
 class EngineState(StrEnum):
@@ -115,6 +116,8 @@ class Engine(Wire, frozen=True, kw_only=True):
     log_lines: int = 0
     was_forked: bool = False
     """From a warm launcher; else it was started in the plain way."""
+    sleep_level: SleepLevel | None = None
+    """While it is asleep."""
 
 
 class LogWindow(Wire, frozen=True, kw_only=True):

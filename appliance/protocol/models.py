@@ -8,6 +8,7 @@ import msgspec
 from appliance.protocol.base import Body, Wire
 from appliance.protocol.engines import EngineState, Failure, LoadProgress
 from appliance.protocol.placement import Placement
+from appliance.protocol.sleep import SleepLevel, SleepSetting, SleepVerdict
 
 
 class Task(StrEnum):
@@ -45,6 +46,8 @@ class ModelSettings(Wire, frozen=True, kw_only=True):
     """Requests that the engine works on at once; None: the engine's default."""
     extra_args: list[str] = []
     env: dict[str, str] = {}
+    sleep: SleepSetting = "auto"
+    """What becomes of an idle engine instead of an unload, where vLLM can do it."""
 
 
 class ModelCreate(Body, frozen=True, kw_only=True):
@@ -66,6 +69,7 @@ class ModelCreate(Body, frozen=True, kw_only=True):
     max_sequences: int | None = None
     extra_args: list[str] = []
     env: dict[str, str] = {}
+    sleep: SleepSetting = "auto"
 
 
 class ModelChange(Body, frozen=True, kw_only=True):
@@ -84,6 +88,7 @@ class ModelChange(Body, frozen=True, kw_only=True):
     max_sequences: int | None | msgspec.UnsetType = msgspec.UNSET
     extra_args: list[str] | msgspec.UnsetType = msgspec.UNSET
     env: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    sleep: SleepSetting | msgspec.UnsetType = msgspec.UNSET
 
 
 class Model(Wire, frozen=True, kw_only=True):
@@ -119,3 +124,7 @@ class Model(Wire, frozen=True, kw_only=True):
     tokens_per_s: float | None = None
     ttft_p95_s: float | None = None
     requests_total: int = 0
+    sleep: list[SleepVerdict] = []
+    """What is known about each level that was tried with this configuration and engine."""
+    sleep_level: SleepLevel | None = None
+    """While it is asleep."""

@@ -98,6 +98,7 @@ class EngineLauncher:
                 stop_s=self._settings.stop_timeout_s,
                 frozen_s=self._settings.frozen_timeout_s,
                 hang_s=self._settings.hang_timeout_s,
+                sleep_s=self._settings.sleep_timeout_s,
             ),
             spawner=self._spawner,
             earlier_loads=self._history.of(self.fingerprint(known, environment)),

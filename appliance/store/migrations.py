@@ -24,6 +24,11 @@ MIGRATIONS: list[list[str]] = [
         " digest TEXT NOT NULL UNIQUE, scope TEXT NOT NULL, created_at TEXT NOT NULL,"
         " revoked INTEGER NOT NULL DEFAULT 0)",
     ],
+    [
+        "CREATE TABLE sleep_verdicts (fingerprint TEXT NOT NULL, level INTEGER NOT NULL,"
+        " model TEXT NOT NULL, verdict TEXT NOT NULL, PRIMARY KEY (fingerprint, level))",
+        "CREATE INDEX sleep_verdicts_model ON sleep_verdicts (model)",
+    ],
 ]
 """Index 0 leads to schema 1. Never change one that was released; add another."""
 

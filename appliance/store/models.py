@@ -5,7 +5,7 @@ from datetime import datetime
 import msgspec
 
 from appliance.protocol.models import ModelSettings
-from appliance.store.tables import EngineRunRow, ModelRow
+from appliance.store.tables import EngineRunRow, ModelRow, SleepVerdictRow
 
 
 class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,9 +49,10 @@ def put_model(model: StoredModel) -> None:
 
 
 def delete_model(model_id: str) -> None:
-    """Forget a model and its loads; its files stay."""
+    """Forget a model and what was learnt about it; its files stay."""
     ModelRow.delete().where(ModelRow.id == model_id).execute()
     EngineRunRow.delete().where(EngineRunRow.model == model_id).execute()
+    SleepVerdictRow.delete().where(SleepVerdictRow.model == model_id).execute()
 
 
 def all_loads(newest_per_fingerprint: int = 8) -> list[LoadRecord]:

@@ -1,6 +1,6 @@
 """Rows. Structs of the protocol are stored as JSON text where nothing is searched in them."""
 
-from peewee import BooleanField, FloatField, IntegerField, Model, TextField
+from peewee import BooleanField, CompositeKey, FloatField, IntegerField, Model, TextField
 
 
 class ModelRow(Model):
@@ -52,4 +52,19 @@ class KeyRow(Model):
         table_name = "keys"
 
 
-TABLES = [ModelRow, EngineRunRow, KeyRow]
+class SleepVerdictRow(Model):
+    """What is known about one sleep level of a configuration with one version of vLLM."""
+
+    fingerprint = TextField()
+    level = IntegerField()
+    model = TextField(index=True)
+    verdict = TextField()
+
+    class Meta:
+        """Table name and key."""
+
+        table_name = "sleep_verdicts"
+        primary_key = CompositeKey("fingerprint", "level")
+
+
+TABLES = [ModelRow, EngineRunRow, KeyRow, SleepVerdictRow]

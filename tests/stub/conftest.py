@@ -36,8 +36,15 @@ def stub_engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
         created_at=datetime.now(UTC),
         has_sleep_mode=False,
     )
-    (root / "stub").mkdir()
-    (root / "stub" / "environment.json").write_bytes(msgspec.json.encode(record))
+    sleeper = msgspec.structs.replace(
+        record,
+        name="stub-sleep",
+        flags=[*record.flags, "--enable-sleep-mode"],
+        has_sleep_mode=True,
+    )
+    for each in (record, sleeper):
+        (root / each.name).mkdir()
+        (root / each.name / "environment.json").write_bytes(msgspec.json.encode(each))
     (root / "default").write_text("stub")
     return root
 

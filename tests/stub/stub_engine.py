@@ -12,17 +12,29 @@ import signal
 import sys
 import time
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+from stub_memory import StubMemory
+
+DEVELOPMENT = {
+    "/sleep", "/wake_up", "/is_sleeping", "/collective_rpc", "/reset_prefix_cache",
+    "/reset_mm_cache",
+}  # fmt: skip
 READING = "INFO 01-01 00:00:00 [api_utils.py:286] non-default args: {}"
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
 
 
 class StubEngine:
-    def __init__(self, model: str, behaviour: dict) -> None:
+    def __init__(self, model: str, behaviour: dict, memory: StubMemory) -> None:
         self.model = model
         self.behaviour = behaviour
+        self.memory = memory
         self.tokens = 0
         self.running = 0
+        self.aborted = asyncio.Event()
+        """Set for what is in flight when a sleep ends it."""
+        self.idle = asyncio.Event()
+        self.idle.set()
 
     async def serve(self, socket: str) -> None:
         server = await asyncio.start_unix_server(self.on_connection, socket)
@@ -63,18 +75,70 @@ class StubEngine:
                 'vllm:num_requests_waiting{engine="0"} 0\n'
             )
             self.reply(writer, 200, text.encode())
+        elif urlsplit(path).path in DEVELOPMENT and os.environ.get("VLLM_SERVER_DEV_MODE") == "1":
+            await self.develop(urlsplit(path).path, parse_qs(urlsplit(path).query), body, writer)
+        elif urlsplit(path).path in DEVELOPMENT:
+            self.reply_json(writer, 404, {"detail": "Not Found"})
         elif path == "/v1/embeddings":
-            data = [{"object": "embedding", "index": 0, "embedding": [0.5, 0.5]}]
+            await self.memory.running.wait()
+            vector = [0.5, 0.5] if self.memory.token() == "x" else [0.5, -0.5]
+            data = [{"object": "embedding", "index": 0, "embedding": vector}]
             self.reply_json(writer, 200, {"object": "list", "data": data, "model": self.model})
         else:
             request = json.loads(body)
             # While vLLM fetches a picture its core knows nothing of the request.
             self.running += "fetch" not in body.decode()
+            self.idle.clear()
             try:
                 await self.complete(request, writer, head, body)
             finally:
                 self.running -= "fetch" not in body.decode()
+                if not self.running:
+                    self.idle.set()
         await writer.drain()
+
+    async def develop(
+        self, path: str, query: dict, body: bytes, writer: asyncio.StreamWriter
+    ) -> None:
+        """The endpoints that vLLM has with VLLM_SERVER_DEV_MODE=1."""
+        fault = self.memory.fault
+        if fault == f"hangs at {path}":
+            await hang(spins=False)
+        elif fault == f"dies at {path}":
+            os._exit(3)
+        elif fault == f"500 at {path}":
+            self.reply_json(writer, 500, {"error": {"message": "boom", "code": 500}})
+        elif path == "/is_sleeping":
+            self.reply_json(writer, 200, {"is_sleeping": self.memory.is_sleeping})
+        elif path == "/reset_prefix_cache":
+            self.reply_json(writer, 200, {"success": not self.running})
+        elif path == "/reset_mm_cache":
+            self.reply(writer, 200, b"")
+        elif path == "/collective_rpc":
+            assert json.loads(body) == {"method": "reload_weights"}
+            self.memory.load_weights()
+            self.reply_json(writer, 200, {"results": [None]})
+        elif path == "/sleep":
+            await self.fall_asleep(query, writer)
+        else:
+            tags = query.get("tags")
+            status = "awake" if self.memory.wake(tags) else "sleeping"
+            self.reply_json(writer, 200, {"status": status, "tags": tags})
+
+    async def fall_asleep(self, query: dict, writer: asyncio.StreamWriter) -> None:
+        level, mode = query.get("level", ["1"])[0], query.get("mode", ["abort"])[0]
+        if level not in {"0", "1", "2"} or mode not in {"abort", "wait", "keep"}:
+            self.reply_json(writer, 400, {"error": {"message": "bad level or mode"}})
+            return
+        self.memory.running.clear()
+        if mode == "abort":
+            self.aborted.set()
+            self.aborted = asyncio.Event()
+        elif mode == "wait":
+            await self.idle.wait()
+        if level != "0":
+            self.memory.sleep(int(level))
+        self.reply_json(writer, 200, {"status": "sleeping", "level": int(level)})
 
     async def complete(
         self, request: dict, writer: asyncio.StreamWriter, head: str, raw: bytes
@@ -88,29 +152,14 @@ class StubEngine:
             return
         count = int(request.get("max_tokens") or 5)
         pause = float(self.behaviour.get("token_s", 0.01))
+        # While vLLM is paused it accepts requests and leaves them without an answer.
+        aborted = self.aborted
+        await either(self.memory.running, aborted)
         if not request.get("stream"):
-            await asyncio.sleep(pause * count)
+            await either(aborted, timeout_s=pause * count)
             self.tokens += count
-            message = {"role": "assistant", "content": "x" * count}
-            self.reply_json(
-                writer,
-                200,
-                {
-                    "id": "chatcmpl-1",
-                    "object": "chat.completion",
-                    "created": 1,
-                    "model": self.model,
-                    "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-                    "usage": {
-                        "prompt_tokens": 1,
-                        "completion_tokens": count,
-                        "total_tokens": count + 1,
-                    },
-                    "pid": os.getpid(),
-                    "head": head,
-                    "raw": raw.decode(),
-                },
-            )
+            answer = self.whole_answer(count, is_aborted=aborted.is_set())
+            self.reply_json(writer, 200, {**answer, "head": head, "raw": raw.decode()})
             return
         writer.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
@@ -120,6 +169,8 @@ class StubEngine:
             await writer.drain()
             await hang(spins=False)
         for index in range(count):
+            if aborted.is_set():
+                break
             delta = {"index": 0, "delta": {"content": f"t{index} "}, "finish_reason": None}
             chunk = {
                 "id": "chatcmpl-1",
@@ -142,6 +193,31 @@ class StubEngine:
         self.chunk(writer, b"data: [DONE]\n\n")
         writer.write(b"0\r\n\r\n")
 
+    def whole_answer(self, count: int, *, is_aborted: bool) -> dict:
+        said = "" if is_aborted else self.memory.token() * count
+        logprob = -0.1 if "x" in said else -9.0
+        choice = {
+            "index": 0,
+            "message": {"role": "assistant", "content": said},
+            "text": said,
+            "finish_reason": "abort" if is_aborted else "stop",
+            "logprobs": {
+                "tokens": list(said),
+                "token_logprobs": [logprob] * len(said),
+                "top_logprobs": [{each: logprob} for each in said],
+            },
+        }
+        usage = {"prompt_tokens": 1, "completion_tokens": count, "total_tokens": count + 1}
+        return {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": self.model,
+            "choices": [choice],
+            "usage": usage,
+            "pid": os.getpid(),
+        }
+
     @staticmethod
     def chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
         writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
@@ -158,6 +234,14 @@ class StubEngine:
             f"content-length: {len(body)}\r\n\r\n".encode()
             + body
         )
+
+
+async def either(*events: asyncio.Event, timeout_s: float | None = None) -> None:
+    """Until one of them is set, or the time is over."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
 
 
 async def hang(*, spins: bool) -> None:
@@ -207,6 +291,7 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--served-model-name")
     parser.add_argument("--uds")
+    parser.add_argument("--enable-sleep-mode", action="store_true")
     arguments, _ = parser.parse_known_args()
     behaviour = json.loads((Path(arguments.model) / "stub.json").read_text())
     print(READING, flush=True)
@@ -230,7 +315,9 @@ def main() -> None:
     if behaviour.get("hangs"):
         time.sleep(3600)
     print("Loading weights took 0.1 seconds", flush=True)
-    asyncio.run(StubEngine(arguments.served_model_name, behaviour).serve(arguments.uds))
+    memory = StubMemory(behaviour, has_sleep_mode=arguments.enable_sleep_mode)
+    engine = StubEngine(arguments.served_model_name, behaviour, memory)
+    asyncio.run(engine.serve(arguments.uds))
     del held
 
 

@@ -212,3 +212,24 @@ def test_cores_of_an_engine_that_is_not_split_are_left_to_it() -> None:
 def test_nothing_is_compiled_on_the_cpu() -> None:
     assert build_env(spec(), environment(), {})["TORCHDYNAMO_DISABLE"] == "1"
     assert "TORCHDYNAMO_DISABLE" not in build_env(spec(DeviceKind.GPU), environment(), {})
+
+
+@pytest.mark.parametrize(
+    ("has_sleep_mode", "flags", "sleep", "expected"),
+    [
+        (True, [*OPTIONAL, "--enable-sleep-mode"], "auto", True),
+        (True, [*OPTIONAL, "--enable-sleep-mode"], 2, True),
+        (True, [*OPTIONAL, "--enable-sleep-mode"], "off", False),
+        (True, OPTIONAL, "auto", False),
+        # vLLM's CPU build has the option and refuses to start with it.
+        (False, [*OPTIONAL, "--enable-sleep-mode"], "auto", False),
+    ],
+)
+def test_sleep_mode_is_turned_on_where_it_is_and_wanted(
+    has_sleep_mode: bool, flags: list[str], sleep: object, expected: bool
+) -> None:
+    build = msgspec.structs.replace(environment(flags), has_sleep_mode=has_sleep_mode)
+    wanted = spec(DeviceKind.GPU, sleep=sleep)
+    assert ("--enable-sleep-mode" in build_argv(wanted, build)) is expected
+    # Its endpoints would answer otherwise too, but open more than that.
+    assert ("VLLM_SERVER_DEV_MODE" in build_env(wanted, build, {})) is expected
