@@ -8,9 +8,11 @@ import json
 from dataclasses import asdict
 
 from tests.bench.slots.baselines import (
+    FirstComeFirstLoaded,
     FirstComeFirstServed,
     LeastRecentlyUsed,
-    LeastRecentlyUsedWhenIdle,
+    LeastRecentlyUsedDraining,
+    LeastRecentlyUsedInOrder,
 )
 from tests.bench.slots.parts import Trace
 from tests.bench.slots.product import Appliance
@@ -24,10 +26,12 @@ def measure(trace: Trace) -> list[Result]:
     policies: list[Policy] = [
         Appliance(),
         FirstComeFirstServed(),
+        LeastRecentlyUsedInOrder(),
+        FirstComeFirstLoaded(),
         LeastRecentlyUsed(),
-        LeastRecentlyUsedWhenIdle(),
+        LeastRecentlyUsedDraining(),
     ]
-    return [result(trace, policy.name, World(trace, policy).run()) for policy in policies]
+    return [result(trace, policy, World(trace, policy).run()) for policy in policies]
 
 
 def main() -> None:

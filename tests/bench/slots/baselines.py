@@ -1,24 +1,25 @@
-"""What others do: FIFO, and LRU with and without waiting for an idle moment.
+"""What others do: FIFO and LRU, and a stronger form of each.
 
-All of them grant at once what is loaded, and all who wait for a model share one load; so they are
-compared with the product in when they swap and whom they evict, in nothing else.
+The stronger forms grant at once what is loaded, and drain at once what is busy; so the product is
+compared with them in when it swaps and whom it evicts, and in nothing else. In all but the strict
+FIFO those who wait for the same model share one load.
 """
 
 from itertools import combinations
 
 from tests.bench.slots.parts import Request
-from tests.bench.slots.world import Engine, State, World
+from tests.bench.slots.world import Engine, Order, State, World
 
 
 class LeastRecentlyUsed:
-    """Each missing model is loaded as soon as there is room; the least recently used one goes.
+    """Each missing model is loaded as soon as idle engines make room; the oldest of them go.
 
-    If no idle ones make room, the least recently used busy ones take no further requests, and go
-    when they are idle.
+    Busy engines are waited for until they are idle.
     """
 
-    name = "lru"
-    drains = True
+    name = "lru-join"
+    order = Order.BY_MODEL
+    drains = False
     at_once = 10_000
     """Missing models that are looked at, the one that waited longest first."""
 
@@ -29,8 +30,13 @@ class LeastRecentlyUsed:
     def watch(self, request: Request) -> None:
         """It does not look at the arrivals."""
 
+    def serves(self, world: World, model: str) -> None:
+        """It keeps no account of who waits."""
+
     def act(self, world: World) -> bool:
         """Serve the wishes by age; no two want the same device."""
+        if self.order is not Order.BY_MODEL and world.head() in world.engines:
+            return False
         has_acted = False
         promised: set[str] = set()
         wished = world.wished()
@@ -85,18 +91,39 @@ class LeastRecentlyUsed:
         return has_acted
 
 
-class LeastRecentlyUsedWhenIdle(LeastRecentlyUsed):
-    """The same, but busy ones are never drained: who waits, waits for an idle moment."""
+class LeastRecentlyUsedDraining(LeastRecentlyUsed):
+    """The same; if no idle ones make room, busy ones take no further requests and go when idle."""
 
-    name = "lru-idle"
-    drains = False
+    name = "lru-drain"
+    drains = True
+
+
+class LeastRecentlyUsedInOrder(LeastRecentlyUsed):
+    """LRU with one queue: its head waits for an idle victim, and all others behind it.
+
+    A load does not hold the queue up: those behind the head are looked at as soon as it began, and
+    who wants the same model joins.
+    """
+
+    name = "lru"
+    order = Order.DISPATCHED
+    at_once = 1
 
 
 class FirstComeFirstServed(LeastRecentlyUsed):
-    """Swaps strictly in the order of arrival: nothing is loaded before the head of the queue."""
+    """One queue: the head gets its model loaded, and nobody overtakes it, loaded or not."""
 
     name = "fifo"
+    order = Order.STRICT
     at_once = 1
+
+
+class FirstComeFirstLoaded(LeastRecentlyUsed):
+    """Swaps in the order of arrival, one at a time; what is loaded is granted at once."""
+
+    name = "fifo-swap"
+    at_once = 1
+    drains = True
 
     def act(self, world: World) -> bool:
         """While the head's model loads, nobody else's turn has come."""

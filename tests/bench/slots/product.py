@@ -8,23 +8,31 @@ from appliance.slots.arrivals import ArrivalRate
 from appliance.slots.decision import Drain, GiveUp, Policy, Start, Stop, Wish, decide
 from appliance.slots.eviction import expected_cost_s
 from appliance.slots.planner import DeviceRoom, PlanRequest, Resident
+from tests.bench.slots.bound import BoundWatch
 from tests.bench.slots.parts import ModelSpec, Request
-from tests.bench.slots.world import Engine, State, World
+from tests.bench.slots.world import Engine, Order, State, World
 
 
 class Appliance:
     """Carries out what `decide` says."""
 
     name = "appliance"
+    order = Order.BY_MODEL
 
     def __init__(self, policy: Policy | None = None) -> None:
         self.policy = policy or Policy()
         self._rates: dict[str, ArrivalRate] = {}
+        self.bound = BoundWatch(self.policy)
         self._again_at: float | None = None
 
     def watch(self, request: Request) -> None:
-        """A request came; the rate of its model is measured."""
-        self._rates.setdefault(request.model, ArrivalRate()).add(request.at)
+        """A request came; how often people ask for its model is measured."""
+        if not request.is_batch:
+            self._rates.setdefault(request.model, ArrivalRate()).add(request.at)
+
+    def serves(self, world: World, model: str) -> None:
+        """Those who wait are granted their engine."""
+        self.bound.served(world, model)
 
     def again_at(self) -> float | None:
         """What the last decision said."""
@@ -32,6 +40,7 @@ class Appliance:
 
     def act(self, world: World) -> bool:
         """One step of the scheduler."""
+        self.bound.look(world)
         has_acted = self._take_back_gates(world)
         decision = decide(
             [self.wish(world, model) for model in world.wished()],
@@ -43,8 +52,8 @@ class Appliance:
         self._again_at = decision.again_at
         for action in decision.actions:
             match action:
-                case Start(model, devices):
-                    world.start(model, [device.id for device in devices])
+                case Start(model, devices, turn_s):
+                    world.start(model, [device.id for device in devices], turn_s)
                     has_acted = True
                 case Stop(_, victims):
                     for victim in victims:
@@ -78,7 +87,8 @@ class Appliance:
         model = engine.spec.name
         rates = self._rates.setdefault(model, ArrivalRate())
         rate = rates.per_second(world.now)
-        idle_s = 0.0 if engine.is_busy else rates.idle_s(world.now)
+        is_in_turn = engine.in_flight > 0 or engine.turn_s > self.policy.min_loaded_s
+        kept_s = engine.turn_s if is_in_turn else 0.0
         return Resident(
             engine_id=engine.id,
             model=model,
@@ -87,15 +97,16 @@ class Appliance:
             is_busy=engine.is_busy,
             is_pinned=model in world.trace.pinned,
             is_leaving=engine.is_leaving,
-            cost_s=expected_cost_s(engine.spec.load_s, rate, idle_s),
+            cost_s=expected_cost_s(engine.spec.load_s, rate, world.now - engine.last_used),
             rate_per_s=rate,
             reload_s=engine.spec.load_s,
             ready_since=engine.ready_at,
+            kept_until=(engine.ready_at or world.now) + kept_s,
             is_batch_only=0 < engine.in_flight == engine.batch_in_flight,
         )
 
     def _take_back_gates(self, world: World) -> bool:
-        wished = set(world.wished())
+        wished = {model for model, queue in world.queues.items() if queue}
         nobodys = [
             model
             for model, engine in world.engines.items()

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from tests.bench.slots.parts import ModelSpec, Request, Trace
 
@@ -37,7 +37,8 @@ class Engine:
     id: str
     spec: ModelSpec
     devices: tuple[str, ...]
-    started_at: float
+    turn_s: float
+    """So long after it is ready nobody takes its place, if it has work."""
     state: State = State.STARTING
     ready_at: float | None = None
     last_used: float = 0.0
@@ -46,6 +47,8 @@ class Engine:
     active: int = 0
     inner: deque[Request] = field(default_factory=deque)
     """Granted, and waiting for a place inside the engine."""
+    joined: deque[Request] = field(default_factory=deque)
+    """Dispatched to it while it starts."""
     is_draining: bool = False
     drained_for: str | None = None
 
@@ -65,10 +68,22 @@ class Engine:
         return self.in_flight > 0 or self.state is State.STARTING
 
 
+class Order(Enum):
+    """Who may be granted an engine before those who came earlier."""
+
+    BY_MODEL = auto()
+    """Who wants another model."""
+    DISPATCHED = auto()
+    """Nobody, but a request whose model is being loaded does not hold up those behind it."""
+    STRICT = auto()
+    """Nobody."""
+
+
 class Policy(Protocol):
     """Decides who is loaded where."""
 
     name: str
+    order: "Order"
 
     def act(self, world: "World") -> bool:
         """Act on the world as it is now; whether something was done."""
@@ -78,6 +93,9 @@ class Policy(Protocol):
 
     def watch(self, request: Request) -> None:
         """A request came."""
+
+    def serves(self, world: "World", model: str) -> None:
+        """All who wait for the model are about to be granted its engine."""
 
 
 @dataclass
@@ -106,7 +124,6 @@ class World:
         self.queues: dict[str, deque[Request]] = {}
         self.specs = {model.name: model for model in trace.models}
         self.account = Account(busy_s={device.id: 0.0 for device in trace.devices})
-        self.on_ready: list[Callable[[Engine], None]] = []
         self._policy = policy
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
@@ -122,6 +139,11 @@ class World:
         """Models that somebody waits for and that have no engine, oldest first."""
         names = [name for name, queue in self.queues.items() if queue and name not in self.engines]
         return sorted(names, key=lambda name: (self.queues[name][0].at, name))
+
+    def head(self) -> str | None:
+        """The model of the request that has waited longest."""
+        waiting = [(queue[0].at, name) for name, queue in self.queues.items() if queue]
+        return min(waiting)[1] if waiting else None
 
     def free_bytes(self, device: str) -> int:
         """Not promised to any engine."""
@@ -139,7 +161,7 @@ class World:
 
     # What policies do
 
-    def start(self, model: str, on: Iterable[str]) -> None:
+    def start(self, model: str, on: Iterable[str], turn_s: float = 0.0) -> None:
         """Load a model."""
         spec, chosen = self.specs[model], tuple(on)
         assert model not in self.engines, f"{model} has an engine"
@@ -148,7 +170,7 @@ class World:
             assert not self.is_starting_on(device), f"two starts on {device}"
             assert self.free_bytes(device) >= spec.need_bytes, f"over-commit of {device}"
         self._engines_made += 1
-        engine = Engine(f"eng_{self._engines_made}", spec, chosen, self.now, last_used=self.now)
+        engine = Engine(f"eng_{self._engines_made}", spec, chosen, turn_s, last_used=self.now)
         self.engines[model] = engine
         self.account.loads += 1
         self.at(self.now + spec.load_s, lambda: self._became_ready(engine))
@@ -218,7 +240,7 @@ class World:
             self._look_at = math.inf
         if not (self._changed or is_time):
             return
-        waits = any(queue for queue in self.queues.values())
+        waits = self.head() is not None
         drains = any(engine.is_draining for engine in self.engines.values())
         self._changed = False
         if not (waits or drains):
@@ -255,11 +277,13 @@ class World:
     def _arrive(self, request: Request) -> None:
         self._policy.watch(request)
         engine = self.engines.get(request.model)
-        if engine is not None and engine.takes_requests:
+        if engine is not None and engine.takes_requests and self._policy.order is Order.BY_MODEL:
             self._grant(engine, request)
             return
         self.queues.setdefault(request.model, deque()).append(request)
         self._changed = True
+        if self._policy.order is not Order.BY_MODEL:
+            self._grant_in_order()
 
     def _grant(self, engine: Engine, request: Request) -> None:
         self.account.waits.append((self.now - request.at, request))
@@ -306,15 +330,36 @@ class World:
     def _became_ready(self, engine: Engine) -> None:
         engine.state = State.READY
         engine.ready_at = engine.last_used = self.now
-        for listener in self.on_ready:
-            listener(engine)
         self._grant_all(engine)
         self._changed = True
 
     def _grant_all(self, engine: Engine) -> None:
+        if self._policy.order is not Order.BY_MODEL:
+            while engine.joined:
+                self._grant(engine, engine.joined.popleft())
+            self._grant_in_order()
+            return
+        self._policy.serves(self, engine.spec.name)
         queue = self.queues.get(engine.spec.name, deque())
         while queue:
             self._grant(engine, queue.popleft())
+
+    def _grant_in_order(self) -> None:
+        while (head := self.head()) is not None:
+            engine = self.engines.get(head)
+            if engine is not None and engine.takes_requests:
+                self._grant(engine, self.queues[head].popleft())
+            elif self._joins(engine):
+                engine.joined.append(self.queues[head].popleft())
+            else:
+                return
+
+    def _joins(self, engine: Engine | None) -> TypeGuard[Engine]:
+        return (
+            self._policy.order is Order.DISPATCHED
+            and engine is not None
+            and engine.state is State.STARTING
+        )
 
     def _free(self, engine: Engine) -> None:
         engine.state = State.FREEING
