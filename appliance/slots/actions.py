@@ -10,7 +10,7 @@ from appliance.slots.board import SlotBoard
 from appliance.slots.decision import Action, Drain, GiveUp, Hold, Start, Stop
 from appliance.slots.leases import LeaseDesk
 from appliance.slots.lives import EngineLives
-from appliance.slots.planner import Resident
+from appliance.slots.plans import Resident
 from appliance.slots.slot import Running, Slot
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,8 @@ from appliance.slots.decision import Wish
 from appliance.slots.eviction import expected_cost_s
 from appliance.slots.history import LoadHistory
 from appliance.slots.monitor import DeviceMonitor
-from appliance.slots.planner import DeviceRoom, Plan, PlanRequest, Refuse, Resident, plan
+from appliance.slots.planner import plan
+from appliance.slots.plans import DeviceRoom, Option, Plan, PlanRequest, Refuse, Resident
 from appliance.slots.rates import RequestRate
 from appliance.slots.slot import Priority, Running, Slot
 from appliance.slots.views import at_most, model_view, verdict
@@ -191,8 +192,7 @@ class SlotBoard:
     def _request(self, known: KnownModel) -> PlanRequest:
         return PlanRequest(
             model=known.id,
-            need_bytes=self.estimate(known).total_bytes,
-            tp_size=known.settings.tp_size,
+            options=(Option(known.settings.tp_size, self.estimate(known).total_bytes),),
             devices=frozenset(known.settings.devices),
         )
 

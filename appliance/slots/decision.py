@@ -6,16 +6,8 @@ All models at once, over plain data: the scheduler carries the actions out, the 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from appliance.slots.planner import (
-    DeviceRoom,
-    Evict,
-    Place,
-    PlanRequest,
-    Refuse,
-    Resident,
-    Wait,
-    plan,
-)
+from appliance.slots.planner import plan
+from appliance.slots.plans import DeviceRoom, Evict, Place, PlanRequest, Refuse, Resident, Wait
 
 # Requests of people that a batch may make wait, as expected.
 _BATCH_MAY_DISTURB = 0.1

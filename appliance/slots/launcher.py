@@ -20,7 +20,7 @@ from appliance.protocol.devices import DeviceKind
 from appliance.protocol.events import Event
 from appliance.registry.registry import KnownModel
 from appliance.slots.history import LoadHistory, fingerprint
-from appliance.slots.planner import DeviceRoom
+from appliance.slots.plans import DeviceRoom
 from appliance.slots.views import placement_of
 
 # vLLM puts sockets with names of 36 letters there; a path of a socket has at most 107 (unix(7)).

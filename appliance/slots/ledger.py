@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from appliance.gpu.reading import Reading
 from appliance.protocol.devices import Device, DeviceKind, Occupant
-from appliance.slots.planner import DeviceRoom
+from appliance.slots.plans import DeviceRoom
 
 
 @dataclass(frozen=True, kw_only=True)

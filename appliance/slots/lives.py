@@ -22,7 +22,7 @@ from appliance.slots.history import LoadHistory
 from appliance.slots.launcher import EngineLauncher
 from appliance.slots.leases import LeaseDesk, load_failed
 from appliance.slots.monitor import DeviceMonitor
-from appliance.slots.planner import DeviceRoom
+from appliance.slots.plans import DeviceRoom
 from appliance.slots.read_ahead import ReadAhead
 from appliance.slots.slot import Running, Slot
 from appliance.store.models import LoadRecord

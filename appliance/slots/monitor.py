@@ -14,7 +14,7 @@ from appliance.gpu.inventory import DeviceReader
 from appliance.gpu.reading import Reading
 from appliance.protocol.devices import Device, DeviceKind, Occupant
 from appliance.slots.ledger import Holding, device_room, device_view, promised_to
-from appliance.slots.planner import DeviceRoom
+from appliance.slots.plans import DeviceRoom
 from appliance.slots.slot import Running
 from appliance.units import MIB
 

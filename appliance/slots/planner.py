@@ -1,302 +1,219 @@
 """Which devices an engine gets, and who has to go for it. Pure.
 
 Never over-commits; never picks a busy, starting or pinned engine as a victim; finds a placement if
-there is one; prefers no eviction, then the fewest victims, then the least recently used ones.
+there is one: a group exists exactly if enough devices can serve. Prefers no eviction, then the
+victims whose loss is expected to cost least, then devices that are close to each other, then what
+leaves room for later groups.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
-from appliance.units import format_size
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeviceRoom:
-    """One device as the planner sees it. `free_bytes` is what may be promised now."""
-
-    id: str
-    index: int
-    total_bytes: int
-    """What engines may take at most, the reserve taken off."""
-    free_bytes: int
-    is_usable: bool = True
-    is_starting: bool = False
-    """An engine starts on it: no other may start at the same time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resident:
-    """An engine that holds memory."""
-
-    engine_id: str
-    model: str
-    bytes_by_device: dict[str, int]
-    last_used: float
-    is_busy: bool = False
-    """Has requests, or starts."""
-    is_pinned: bool = False
-    is_leaving: bool = False
-    """On its way out; its memory comes back by itself."""
-    is_exclusive: bool = False
-    """Shares its devices with nobody."""
-    cost_s: float = 0.0
-    """Expected cost of losing it, in seconds of somebody's waiting."""
-    rate_per_s: float = 0.0
-    """Requests for its model, of late."""
-    reload_s: float = 0.0
-    """To load or wake it again."""
-    ready_since: float | None = None
-    """None while it starts."""
-    kept_until: float = 0.0
-    """Nobody takes its place before; on the same clock as `last_used`."""
-    is_batch_only: bool = False
-    """All its requests are of batches."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlanRequest:
-    """What is to be placed: the same number of bytes on each of `tp_size` devices."""
-
-    model: str
-    need_bytes: int
-    tp_size: int = 1
-    devices: frozenset[str] = frozenset()
-    """Ids or indices it may use; empty: any."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Start it there now."""
-
-    devices: tuple[DeviceRoom, ...]
-
-
-@dataclass(frozen=True)
-class Evict:
-    """Stop these engines, then it fits there."""
-
-    victims: tuple[Resident, ...]
-    devices: tuple[DeviceRoom, ...]
-
-
-@dataclass(frozen=True)
-class Wait:
-    """It will fit once these engines are idle or gone, or once a start is over."""
-
-    reason: str
-    residents: tuple[Resident, ...]
-    devices: tuple[DeviceRoom, ...]
-
-
-@dataclass(frozen=True)
-class Refuse:
-    """It cannot be placed, whatever leaves by itself."""
-
-    message: str
-    hint: str
-
-
-Plan = Place | Evict | Wait | Refuse
-
-_Cost = tuple[bool, int, float, list[int]]
-# Beyond this many engines on a group of devices the smallest set is not searched for.
-_MOST_TO_TRY = 10
+from appliance.slots.groups import Group, Islands, candidate_groups, distance
+from appliance.slots.occupancy import DeviceState, Occupancy, Tie
+from appliance.slots.plans import (
+    DeviceRoom,
+    Evict,
+    Option,
+    Place,
+    Plan,
+    PlanRequest,
+    Resident,
+    Wait,
+)
+from appliance.slots.refusal import refuse
+from appliance.slots.victims import VictimSearch
 
 
 def plan(rooms: Sequence[DeviceRoom], residents: Sequence[Resident], request: PlanRequest) -> Plan:
-    """Decide. Deterministic: ties are broken by device index."""
-    allowed = [room for room in rooms if _is_allowed(room, request)]
-    possible = [
-        group
-        for group in combinations(allowed, request.tp_size)
-        if all(room.total_bytes >= request.need_bytes for room in group)
-    ]
-    if not possible:
-        return _refuse(rooms, allowed, residents, request)
-    groups = [group for group in possible if all(room.is_usable for room in group)]
-    if not groups:
-        broken = sorted({room.index for group in possible for room in group if not room.is_usable})
-        names = ", ".join(str(index) for index in broken)
-        return Wait(f"waits until device {names} can be used again", (), possible[0])
+    """Decide. The same answer in whatever order devices and engines come."""
+    occupancy = Occupancy(rooms, residents)
+    search = _Search(occupancy, request)
     return (
-        _place(groups, residents, request)
-        or _wait_for_leaving(groups, residents, request)
-        or _evict(groups, residents, request)
-        or _wait_for_busy(groups, residents, request)
-        or _refuse(rooms, allowed, residents, request)
+        search.place()
+        or search.wait_for_leaving()
+        or search.evict()
+        or search.wait_for_busy()
+        or search.wait_for_device()
+        or refuse(occupancy, request, in_the_way=search.in_the_way())
     )
 
 
-def _is_allowed(room: DeviceRoom, request: PlanRequest) -> bool:
-    return not request.devices or room.id in request.devices or str(room.index) in request.devices
+_Rank = tuple[bool, int, tuple[int, int], int, list[int]]
 
 
-def _fits(
-    group: Sequence[DeviceRoom], request: PlanRequest, leaving: Sequence[Resident] = ()
-) -> bool:
-    for room in group:
-        back = sum(resident.bytes_by_device.get(room.id, 0) for resident in leaving)
-        if room.free_bytes + back < request.need_bytes:
-            return False
-    return True
+@dataclass(frozen=True)
+class _Choice:
+    """A group, and who has to go there."""
+
+    is_starting: bool
+    cost_s: float
+    victims: tuple[Resident, ...]
+    group: Group
 
 
-def _on(group: Sequence[DeviceRoom], residents: Sequence[Resident]) -> list[Resident]:
-    ids = {room.id for room in group}
-    return [resident for resident in residents if ids & resident.bytes_by_device.keys()]
+class _Search:
+    """One answer after the other, each over all options."""
 
+    def __init__(self, occupancy: Occupancy, request: PlanRequest) -> None:
+        self._occupancy = occupancy
+        self._request = request
+        allowed = [state for state in occupancy.states if request.allows(state.room)]
+        self._broken = [state for state in allowed if not state.room.is_usable]
+        self._ties = {
+            option: [
+                (state.tie(option.need_bytes, is_exclusive=request.is_exclusive), state)
+                for state in allowed
+                if state.room.is_usable
+            ]
+            for option in request.options
+        }
+        self._islands: Islands | None = None
 
-def _place(
-    groups: list[tuple[DeviceRoom, ...]], residents: Sequence[Resident], request: PlanRequest
-) -> Plan | None:
-    """Fewest neighbours, then the tightest fit, so that large gaps stay whole."""
-    fitting = [group for group in groups if _fits(group, request)]
-    if not fitting:
-        return None
-    free = [group for group in fitting if not any(room.is_starting for room in group)]
-    if not free:
-        return Wait("waits until another model has started", (), fitting[0])
-    return Place(
-        min(
-            free,
-            key=lambda group: (
-                len(_on(group, residents)),
-                sum(room.free_bytes for room in group),
-                [room.index for room in group],
-            ),
-        )
-    )
+    def place(self) -> Plan | None:
+        """Room as it is; where an engine starts, the next one waits."""
+        starting: Group | None = None
+        for option in self._request.options:
+            ready = self._upto(option, Tie.NOTHING)
+            free = [state for state in ready if not state.room.is_starting]
+            if len(free) >= option.tp_size:
+                return Place(_rooms(self._roomiest(free, option)))
+            if starting is None and len(ready) >= option.tp_size:
+                starting = self._roomiest(ready, option)
+        if starting is None:
+            return None
+        return Wait("waits until another model has started", (), _rooms(starting))
 
-
-def _wait_for_leaving(
-    groups: list[tuple[DeviceRoom, ...]], residents: Sequence[Resident], request: PlanRequest
-) -> Plan | None:
-    leaving = [resident for resident in residents if resident.is_leaving]
-    for group in groups:
-        if _fits(group, request, leaving):
-            there = tuple(_on(group, leaving))
+    def wait_for_leaving(self) -> Plan | None:
+        """Memory that comes back by itself."""
+        for option in self._request.options:
+            states = self._upto(option, Tie.LEAVING)
+            if len(states) < option.tp_size:
+                continue
+            group = self._roomiest(states, option)
+            there = _residents(group, lambda tie: tie is Tie.LEAVING)
             busy = [resident for resident in there if resident.is_busy]
             reason = f"waits until {_names(there)} has given its memory back"
             if busy:
                 reason = f"waits for the last requests of {_names(busy)}"
-            return Wait(reason, there, group)
-    return None
-
-
-def _evict(
-    groups: list[tuple[DeviceRoom, ...]], residents: Sequence[Resident], request: PlanRequest
-) -> Plan | None:
-    leaving = [resident for resident in residents if resident.is_leaving]
-    idle = [
-        resident
-        for resident in residents
-        if not (resident.is_busy or resident.is_pinned or resident.is_leaving)
-    ]
-    best = _least_victims(groups, request, leaving, idle)
-    if best is None:
+            return Wait(reason, there, _rooms(group))
         return None
-    victims, group = best
-    return Evict(tuple(victims), group)
 
+    def evict(self) -> Plan | None:
+        """Stop engines that have nothing to do."""
+        found = self._cheapest(Tie.IDLE)
+        return None if found is None else Evict(_in_order(found.victims), _rooms(found.group))
 
-def _wait_for_busy(
-    groups: list[tuple[DeviceRoom, ...]], residents: Sequence[Resident], request: PlanRequest
-) -> Plan | None:
-    leaving = [resident for resident in residents if resident.is_leaving]
-    movable = [
-        resident for resident in residents if not (resident.is_pinned or resident.is_leaving)
-    ]
-    best = _least_victims(groups, request, leaving, movable)
-    if best is None:
-        return None
-    victims, group = best
-    busy = tuple(victim for victim in victims if victim.is_busy)
-    return Wait(f"waits for the requests of {_names(busy)}", busy, group)
+    def wait_for_busy(self) -> Plan | None:
+        """Engines that will have nothing to do."""
+        found = self._cheapest(Tie.BUSY)
+        if found is None:
+            return None
+        busy = _in_order([each for each in found.victims if each.is_busy])
+        return Wait(f"waits for the requests of {_names(busy)}", busy, _rooms(found.group))
 
-
-def _least_victims(
-    groups: list[tuple[DeviceRoom, ...]],
-    request: PlanRequest,
-    leaving: Sequence[Resident],
-    candidates: Sequence[Resident],
-) -> tuple[list[Resident], tuple[DeviceRoom, ...]] | None:
-    """For each group the victims that cannot be spared; the group that loses least."""
-    best: tuple[_Cost, list[Resident], tuple[DeviceRoom, ...]] | None = None
-    for group in groups:
-        victims = sorted(_on(group, candidates), key=lambda each: (each.last_used, each.engine_id))
-        if not _fits(group, request, [*leaving, *victims]):
-            continue
-        victims = _fewest(group, request, leaving, victims)
-        cost = (
-            any(room.is_starting for room in group),
-            len(victims),
-            max((victim.last_used for victim in victims), default=0.0),
-            [room.index for room in group],
-        )
-        if best is None or cost < best[0]:
-            best = (cost, victims, group)
-    return None if best is None else (best[1], best[2])
-
-
-def _fewest(
-    group: Sequence[DeviceRoom],
-    request: PlanRequest,
-    leaving: Sequence[Resident],
-    victims: list[Resident],
-) -> list[Resident]:
-    """The smallest set that makes room, of those the least recently used; `victims` is sorted."""
-    if len(victims) <= _MOST_TO_TRY:
-        for size in range(len(victims)):
-            sets = [
-                list(subset)
-                for subset in combinations(victims, size)
-                if _fits(group, request, [*leaving, *subset])
+    def wait_for_device(self) -> Plan | None:
+        """Devices that cannot be used now may come back; what is on them is not known."""
+        for option in self._request.options:
+            broken = [
+                state for state in self._broken if state.room.total_bytes >= option.need_bytes
             ]
-            if sets:
-                return min(sets, key=lambda subset: [each.last_used for each in reversed(subset)])
-        return victims
-    for spared in reversed(list(victims)):
-        without = [victim for victim in victims if victim is not spared]
-        if _fits(group, request, [*leaving, *without]):
-            victims = without
-    return victims
+            states = self._upto(option, Tie.BUSY)
+            missing = option.tp_size - len(states)
+            if 0 < missing <= len(broken):
+                group = (*states, *broken[:missing])
+                names = ", ".join(str(state.room.index) for state in broken[:missing])
+                return Wait(f"waits until device {names} can be used again", (), _rooms(group))
+        return None
+
+    def in_the_way(self) -> tuple[Resident, ...]:
+        """The fewest engines whose owner keeps them and without which it would fit."""
+        found = self._cheapest(Tie.PINNED)
+        victims = () if found is None else found.victims
+        return _in_order([each for each in victims if each.is_pinned])
+
+    def _upto(self, option: Option, most: Tie) -> list[DeviceState]:
+        return [state for tie, state in self._ties[option] if tie <= most]
+
+    def _roomiest(self, states: Sequence[DeviceState], option: Option) -> Group:
+        """The closest group that spares later ones, with the fewest neighbours, the tightest."""
+        if self._islands is None:
+            self._islands = Islands(self._occupancy.states)
+        islands = self._islands
+
+        def rank(group: Group) -> tuple[object, ...]:
+            return (
+                distance(group),
+                islands.loss(group),
+                sum(state.neighbours for state in group),
+                sum(state.room.free_bytes for state in group),
+                _indices(group),
+            )
+
+        return min(candidate_groups(states, option.tp_size, lambda _: 0), key=rank)
+
+    def _cheapest(self, upto: Tie) -> _Choice | None:
+        """Over all options: the one that costs least, then the one that is preferred."""
+        choices = [
+            self._cheapest_of(option, states, upto)
+            for option in self._request.options
+            if len(states := self._upto(option, upto)) >= option.tp_size
+        ]
+        return min(choices, key=lambda each: (each.is_starting, each.cost_s), default=None)
+
+    def _cheapest_of(self, option: Option, states: Sequence[DeviceState], upto: Tie) -> _Choice:
+        """The group that costs least; within a second of waiting the one that is closest."""
+        search = VictimSearch(
+            self._occupancy,
+            upto,
+            need_bytes=option.need_bytes,
+            is_exclusive=self._request.is_exclusive,
+        )
+
+        def order(state: DeviceState) -> tuple[bool, int]:
+            return (state.room.is_starting, int(search.least_cost_s((state,))))
+
+        def at_least(group: Group) -> tuple[bool, int, tuple[int, int], list[int]]:
+            least_s = int(search.least_cost_s(group))
+            return (_is_starting(group), least_s, distance(group), _indices(group))
+
+        bounds = {
+            group: at_least(group) for group in candidate_groups(states, option.tp_size, order)
+        }
+        best: tuple[_Rank, _Choice] | None = None
+        for group, (is_starting, least_s, far, indices) in sorted(
+            bounds.items(), key=lambda each: each[1]
+        ):
+            if best is not None and (is_starting, least_s) > best[0][:2]:
+                break
+            victims = search.best(group)
+            cost_s = search.cost_s(victims)
+            rank = (is_starting, int(cost_s), far, victims.weight, indices)
+            if best is None or rank < best[0]:
+                best = (rank, _Choice(is_starting, cost_s, victims.residents, group))
+        assert best is not None
+        return best[1]
 
 
-def _refuse(
-    rooms: Sequence[DeviceRoom],
-    allowed: Sequence[DeviceRoom],
-    residents: Sequence[Resident],
-    request: PlanRequest,
-) -> Refuse:
-    need = format_size(request.need_bytes)
-    if not allowed:
-        wanted = ", ".join(sorted(request.devices)) or "any"
-        return Refuse(
-            f"{request.model} may use the devices {wanted}, and none of them can be used.",
-            f"This machine has: {', '.join(f'{room.index} ({room.id})' for room in rooms)}.",
-        )
-    if len(allowed) < request.tp_size:
-        return Refuse(
-            f"{request.model} is to be split over {request.tp_size} devices;"
-            f" {len(allowed)} can be used.",
-            f"`appliance set {request.model} --tp N` splits it over fewer;"
-            " `--device` allows others.",
-        )
-    have = ", ".join(
-        f"device {room.index}: {format_size(max(room.free_bytes, 0))} free"
-        f" of {format_size(room.total_bytes)}"
-        for room in allowed
-    )
-    holders = [resident for resident in _on(allowed, residents) if resident.is_pinned]
-    held = f" Held by models that are never evicted: {_names(holders)}." if holders else ""
-    each = f" on each of {request.tp_size} devices" if request.tp_size > 1 else ""
-    return Refuse(
-        f"{request.model} needs {need}{each}; {have}.{held}",
-        f"Use a shorter context or a smaller KV cache"
-        f" (`appliance set {request.model} --context N --kv-cache SIZE`)"
-        + (f", or unload one: `appliance stop {holders[0].model}`." if holders else "."),
-    )
+def _rooms(group: Group) -> tuple[DeviceRoom, ...]:
+    return tuple(state.room for state in group)
+
+
+def _indices(group: Group) -> list[int]:
+    return [state.room.index for state in group]
+
+
+def _is_starting(group: Group) -> bool:
+    return any(state.room.is_starting for state in group)
+
+
+def _residents(group: Group, keep: Callable[[Tie], bool]) -> tuple[Resident, ...]:
+    there = {each.engine_id: each for state in group for tie, each in state.residents if keep(tie)}
+    return _in_order(there.values())
+
+
+def _in_order(residents: Iterable[Resident]) -> tuple[Resident, ...]:
+    return tuple(sorted(residents, key=lambda each: (each.last_used, each.engine_id)))
 
 
 def _names(residents: Sequence[Resident]) -> str:

@@ -11,7 +11,7 @@ from appliance.protocol.engines import EngineState, Failure
 from appliance.protocol.models import Model, ModelSettings
 from appliance.protocol.placement import Placement, PlanVerdict, Share
 from appliance.registry.registry import KnownModel
-from appliance.slots.planner import DeviceRoom, Evict, Place, Plan, Refuse, Wait
+from appliance.slots.plans import DeviceRoom, Evict, Place, Plan, Refuse, Wait
 from appliance.slots.slot import Running, Slot
 from appliance.units import format_size
 

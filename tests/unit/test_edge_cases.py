@@ -14,7 +14,8 @@ from appliance.protocol.devices import DeviceKind, Occupant
 from appliance.protocol.models import ModelSettings, Task
 from appliance.registry.facts import ModelFacts
 from appliance.slots.ledger import Holding, device_room
-from appliance.slots.planner import DeviceRoom, Evict, PlanRequest, Resident, plan
+from appliance.slots.planner import plan
+from appliance.slots.plans import DeviceRoom, Evict, Option, PlanRequest, Resident
 from appliance.slots.views import percentile
 from appliance.units import format_duration, format_size
 
@@ -26,7 +27,7 @@ def test_fewest_victims_within_a_device() -> None:
 
     there = [resident("a", 5, 1.0), resident("b", 5, 2.0), resident("c", 10, 3.0)]
     room = DeviceRoom(id="g", index=0, total_bytes=20, free_bytes=0)
-    decision = plan([room], there, PlanRequest(model="m", need_bytes=10))
+    decision = plan([room], there, PlanRequest(model="m", options=(Option(1, 10),)))
     assert isinstance(decision, Evict)
     assert [victim.model for victim in decision.victims] == ["c"]
 
@@ -41,7 +42,7 @@ def test_device_without_a_start_goes_before_one_with_it_when_evicting() -> None:
         Resident(engine_id="a", model="a", bytes_by_device={"g0": 10}, last_used=1.0),
         Resident(engine_id="b", model="b", bytes_by_device={"g1": 20}, last_used=2.0),
     ]
-    decision = plan(rooms, there, PlanRequest(model="m", need_bytes=10))
+    decision = plan(rooms, there, PlanRequest(model="m", options=(Option(1, 10),)))
     assert isinstance(decision, Evict)
     assert [room.id for room in decision.devices] == ["g1"]
 

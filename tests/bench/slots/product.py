@@ -7,7 +7,7 @@ wants the memory any more, and drained engines go when their last request is ove
 from appliance.slots.arrivals import ArrivalRate
 from appliance.slots.decision import Drain, GiveUp, Policy, Start, Stop, Wish, decide
 from appliance.slots.eviction import expected_cost_s
-from appliance.slots.planner import DeviceRoom, PlanRequest, Resident
+from appliance.slots.plans import DeviceRoom, Option, PlanRequest, Resident
 from tests.bench.slots.bound import BoundWatch
 from tests.bench.slots.parts import ModelSpec, Request
 from tests.bench.slots.world import Engine, Order, State, World
@@ -135,4 +135,4 @@ def rooms(world: World) -> list[DeviceRoom]:
 
 def plan_request(spec: ModelSpec) -> PlanRequest:
     """What the planner is asked."""
-    return PlanRequest(model=spec.name, need_bytes=spec.need_bytes, tp_size=spec.tp_size)
+    return PlanRequest(model=spec.name, options=(Option(spec.tp_size, spec.need_bytes),))

@@ -1,5 +1,5 @@
 from appliance.slots.decision import Drain, GiveUp, Hold, Policy, Start, Stop, Wish, decide
-from appliance.slots.planner import DeviceRoom, PlanRequest, Resident
+from appliance.slots.plans import DeviceRoom, Option, PlanRequest, Resident
 
 POLICY = Policy(max_wait_s=15.0, batch_max_wait_s=900.0, min_loaded_s=2.0, batch_turn_s=60.0)
 NOW = 1000.0
@@ -25,7 +25,7 @@ def wish(
     switch_s: float = 10.0,
 ) -> Wish:
     return Wish(
-        request=PlanRequest(model=model, need_bytes=need, tp_size=tp),
+        request=PlanRequest(model=model, options=(Option(tp, need),)),
         since=NOW - waited,
         waiting=waiting,
         waited_s=waited * waiting,

@@ -3,15 +3,16 @@ from itertools import combinations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.slots.planner import (
+from appliance.slots.planner import plan
+from appliance.slots.plans import (
     DeviceRoom,
     Evict,
+    Option,
     Place,
     PlanRequest,
     Refuse,
     Resident,
     Wait,
-    plan,
 )
 from appliance.units import GIB
 
@@ -55,11 +56,14 @@ def cases(draw: st.DrawFn) -> Case:
     names = st.sampled_from([*ids, *(str(index) for index in range(count))])
     request = PlanRequest(
         model="wanted",
-        need_bytes=draw(st.integers(1, 12)),
-        tp_size=draw(st.integers(1, 3)),
+        options=(Option(draw(st.integers(1, 3)), draw(st.integers(1, 12))),),
         devices=draw(st.one_of(st.just(frozenset()), st.frozensets(names, min_size=1))),
     )
     return rooms, residents, request
+
+
+def need(request: PlanRequest) -> int:
+    return request.options[0].need_bytes
 
 
 def may_use(room: DeviceRoom, request: PlanRequest) -> bool:
@@ -70,9 +74,9 @@ def may_use(room: DeviceRoom, request: PlanRequest) -> bool:
 def possible_groups(case: Case) -> list[tuple[DeviceRoom, ...]]:
     rooms, _, request = case
     allowed = [
-        room for room in rooms if may_use(room, request) and room.total_bytes >= request.need_bytes
+        room for room in rooms if may_use(room, request) and room.total_bytes >= need(request)
     ]
-    return list(combinations(allowed, request.tp_size))
+    return list(combinations(allowed, request.options[0].tp_size))
 
 
 def fits_without(
@@ -80,7 +84,7 @@ def fits_without(
 ) -> bool:
     return all(
         room.free_bytes + sum(resident.bytes_by_device.get(room.id, 0) for resident in gone)
-        >= request.need_bytes
+        >= need(request)
         for room in group
     )
 
@@ -105,8 +109,8 @@ thorough = settings(max_examples=100, deadline=None)
 def test_place_fits_on_every_device_as_it_is_now(case: Case) -> None:
     decision = plan(*case)
     if isinstance(decision, Place):
-        assert all(room.free_bytes >= case[2].need_bytes for room in decision.devices)
-        assert all(room.total_bytes >= case[2].need_bytes for room in decision.devices)
+        assert all(room.free_bytes >= need(case[2]) for room in decision.devices)
+        assert all(room.total_bytes >= need(case[2]) for room in decision.devices)
 
 
 @given(cases())
@@ -124,7 +128,7 @@ def test_devices_are_distinct_usable_and_allowed(case: Case) -> None:
     if isinstance(decision, Wait) and "can be used again" in decision.reason:
         assert any(not room.is_usable for room in decision.devices)
     elif not isinstance(decision, Refuse):
-        assert len({room.id for room in decision.devices}) == case[2].tp_size
+        assert len({room.id for room in decision.devices}) == case[2].options[0].tp_size
         assert all(may_use(room, case[2]) for room in decision.devices)
 
 
@@ -228,8 +232,7 @@ def resident(name: str, size: int, index: int = 0, **more: float) -> Resident:
 def request(need: int, tp_size: int = 1, devices: str = "") -> PlanRequest:
     return PlanRequest(
         model="wanted",
-        need_bytes=need * GIB,
-        tp_size=tp_size,
+        options=(Option(tp_size, need * GIB),),
         devices=frozenset(devices.split()),
     )
 

@@ -7,7 +7,7 @@ from appliance.estimate.estimator import Estimate
 from appliance.protocol.engines import EngineState, Failure, FailureCause
 from appliance.protocol.models import ModelSettings, Task
 from appliance.registry.registry import KnownModel
-from appliance.slots.planner import DeviceRoom, Evict, Place, Refuse, Resident, Wait
+from appliance.slots.plans import DeviceRoom, Evict, Place, Refuse, Resident, Wait
 from appliance.slots.slot import Slot, Waiter
 from appliance.slots.views import model_state, model_view, percentile, placement_of, verdict
 

@@ -1,0 +1,166 @@
+"""What the planner is asked and what it answers: plain data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceRoom:
+    """One device as the planner sees it. `free_bytes` is what may be promised now."""
+
+    id: str
+    index: int
+    total_bytes: int
+    """What engines may take at most, the reserve taken off."""
+    free_bytes: int
+    is_usable: bool = True
+    is_starting: bool = False
+    """An engine starts on it: no other may start at the same time."""
+    links: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """How close other devices are, by their ids; 0 is the closest (NVLink)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resident:
+    """An engine that holds memory."""
+
+    engine_id: str
+    model: str
+    bytes_by_device: dict[str, int]
+    last_used: float
+    is_busy: bool = False
+    """Has requests, or starts."""
+    is_pinned: bool = False
+    is_always_on: bool = False
+    """Why it is pinned, for people; alone it says nothing."""
+    is_leaving: bool = False
+    """On its way out; its memory comes back by itself."""
+    is_exclusive: bool = False
+    """Shares its devices with nobody."""
+    cost_s: float = 0.0
+    """Expected cost of losing it, in seconds of somebody's waiting."""
+    rate_per_s: float = 0.0
+    """Requests for its model, of late."""
+    reload_s: float = 0.0
+    """To load or wake it again."""
+    ready_since: float | None = None
+    """None while it starts."""
+    kept_until: float = 0.0
+    """Nobody takes its place before; on the same clock as `last_used`."""
+    is_batch_only: bool = False
+    """All its requests are of batches."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A way to run a model: the same number of bytes on each of `tp_size` devices."""
+
+    tp_size: int
+    need_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """The model with a setting changed, which may fit where the model as it is does not."""
+
+    kind: str
+    """The setting; of each kind the first variant that fits is suggested."""
+    text: str
+    """What it would be, in words: `a context of 8192 tokens`."""
+    command: str
+    """What to type."""
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """What is to be placed, and where it may go. Devices are named by id or index."""
+
+    model: str
+    options: tuple[Option, ...]
+    """In order of preference; each with a `tp_size` of its own."""
+    devices: frozenset[str] = frozenset()
+    """Those it may use; empty: any."""
+    avoid: frozenset[str] = frozenset()
+    """Those it may not use."""
+    is_exclusive: bool = False
+    """Shares its devices with nobody."""
+    variants: tuple[Variant, ...] = ()
+    """What could be suggested where it does not fit; of each kind the best first."""
+
+    def allows(self, room: DeviceRoom) -> bool:
+        """Whether the model's settings let it use the device."""
+        names = {room.id, str(room.index)}
+        return not names & self.avoid and (not self.devices or bool(names & self.devices))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Start it there now; `len(devices)` is the tensor parallel size."""
+
+    devices: tuple[DeviceRoom, ...]
+
+
+@dataclass(frozen=True)
+class Evict:
+    """Stop these engines, then it fits there."""
+
+    victims: tuple[Resident, ...]
+    devices: tuple[DeviceRoom, ...]
+
+
+@dataclass(frozen=True)
+class Wait:
+    """It will fit once these engines are idle or gone, or once a start is over."""
+
+    reason: str
+    residents: tuple[Resident, ...]
+    devices: tuple[DeviceRoom, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Have:
+    """What a device that the model may use has for it."""
+
+    device: DeviceRoom
+    most_bytes: int
+    """With all gone that may go."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Memory that stays, on one device."""
+
+    device: DeviceRoom
+    model: str | None
+    """None: processes that are not ours."""
+    held_bytes: int
+    reason: str
+    """`pinned`, `always on`, `exclusive` or `other processes`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """A change with which the planner does not refuse; it has tried."""
+
+    kind: str
+    text: str
+    command: str
+    request: PlanRequest
+    """What it tried."""
+    gone: frozenset[str] = frozenset()
+    """Engines of other models that would be stopped."""
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """It cannot be placed, whatever leaves by itself."""
+
+    message: str
+    hint: str
+    have: tuple[Have, ...] = ()
+    holders: tuple[Holder, ...] = ()
+    suggestions: tuple[Suggestion, ...] = ()
+
+
+Plan = Place | Evict | Wait | Refuse

@@ -1,0 +1,167 @@
+"""Why a model cannot be placed, who holds what it lacks, and what would make it fit. Pure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from appliance.slots.occupancy import DeviceState, Occupancy, Tie
+from appliance.slots.plans import (
+    Have,
+    Holder,
+    Option,
+    PlanRequest,
+    Refuse,
+    Resident,
+    Suggestion,
+)
+from appliance.units import MIB, format_size
+
+# More devices than these are counted, not listed, in words for people.
+_MOST_LISTED = 8
+# Less is what drivers and rounding take.
+_LEAST_FOREIGN_BYTES = 16 * MIB
+
+
+def refuse(occupancy: Occupancy, request: PlanRequest, *, in_the_way: Sequence[Resident]) -> Refuse:
+    """The refusal; `in_the_way` are the pinned engines without which it would fit."""
+    allowed = [state for state in occupancy.states if request.allows(state.room)]
+    have = tuple(Have(device=each.room, most_bytes=each.most_bytes(Tie.BUSY)) for each in allowed)
+    holders = tuple(holder for state in allowed for holder in _holders(state))
+    suggestions = tuple(_suggestions(occupancy, request, in_the_way))
+    message = _message(occupancy, request, have, holders)
+    return Refuse(message, _hint(occupancy, request, suggestions), have, holders, suggestions)
+
+
+def _holders(state: DeviceState) -> Iterator[Holder]:
+    """Those on a device who stay, largest first."""
+    device = state.room
+    staying = [each for tie, each in state.residents if tie is Tie.PINNED]
+    staying.sort(key=lambda each: (-each.bytes_by_device[device.id], each.model))
+    for each in staying:
+        reason = "always on" if each.is_always_on else "pinned"
+        yield Holder(
+            device=device,
+            model=each.model,
+            held_bytes=each.bytes_by_device[device.id],
+            reason=f"{reason}, exclusive" if each.is_exclusive else reason,
+        )
+    foreign = device.total_bytes - device.free_bytes - sum(state.held_bytes)
+    if foreign >= _LEAST_FOREIGN_BYTES:
+        yield Holder(device=device, model=None, held_bytes=foreign, reason="other processes")
+
+
+def _suggestions(
+    occupancy: Occupancy, request: PlanRequest, in_the_way: Sequence[Resident]
+) -> Iterator[Suggestion]:
+    """Only what was tried and fits; of each kind the first."""
+    seen = set()
+    for variant in request.variants:
+        changed = replace(request, options=variant.options)
+        if variant.kind not in seen and occupancy.fits(changed):
+            seen.add(variant.kind)
+            yield Suggestion(
+                kind=variant.kind, text=variant.text, command=variant.command, request=changed
+            )
+    yield from _with_other_devices(occupancy, request)
+    if in_the_way:
+        names = sorted({each.model for each in in_the_way})
+        yield Suggestion(
+            kind="stop",
+            text=f"once {', '.join(names)} {'is' if len(names) == 1 else 'are'} unloaded",
+            command=" && ".join(f"appliance stop {name}" for name in names),
+            request=request,
+            gone=frozenset(each.engine_id for each in in_the_way),
+        )
+
+
+def _with_other_devices(occupancy: Occupancy, request: PlanRequest) -> Iterator[Suggestion]:
+    """Restrictions that its owner made; two of them only where one does not do."""
+    every = frozenset[str]()
+    set_model = f"appliance set {request.model}"
+    anywhere = replace(request, devices=every)
+    unavoided = replace(request, avoid=every)
+    shared = replace(request, is_exclusive=False)
+    found = False
+    for kind, text, flags, changed in (
+        ("devices", "on other devices", "--device any", anywhere),
+        ("avoid", "on the devices that it avoids", "--avoid none", unavoided),
+        ("exclusive", "if it may share its devices", "--no-exclusive", shared),
+    ):
+        if changed != request and occupancy.fits(changed):
+            found = True
+            yield Suggestion(kind=kind, text=text, command=f"{set_model} {flags}", request=changed)
+    free = replace(request, devices=every, avoid=every)
+    if not found and request.devices and request.avoid and occupancy.fits(free):
+        yield Suggestion(
+            kind="devices",
+            text="on any device",
+            command=f"{set_model} --device any --avoid none",
+            request=free,
+        )
+
+
+def _message(
+    occupancy: Occupancy,
+    request: PlanRequest,
+    have: Sequence[Have],
+    holders: Sequence[Holder],
+) -> str:
+    model = request.model
+    if not have:
+        wanted = f"the devices {', '.join(sorted(request.devices))}" if request.devices else "any"
+        but = f" but {', '.join(sorted(request.avoid))}" if request.avoid else ""
+        return f"{model} may use {wanted}{but}, and none of them can be used."
+    fewest = min((option.tp_size for option in request.options), default=1)
+    if len(have) < fewest:
+        return f"{model} is to be split over {fewest} devices; {len(have)} can be used."
+    parts = [_have_text(each) for each in have[:_MOST_LISTED]]
+    if len(have) > _MOST_LISTED:
+        most = max(each.most_bytes for each in have[_MOST_LISTED:])
+        parts.append(f"{len(have) - _MOST_LISTED} more with {format_size(max(most, 0))} at most")
+    alone = " It shares its devices with nobody." if request.is_exclusive else ""
+    return f"{model} needs {_need_text(request.options)}; {', '.join(parts)}.{alone}" + _held_text(
+        holders
+    )
+
+
+def _need_text(options: Sequence[Option]) -> str:
+    ways = [
+        format_size(option.need_bytes)
+        + (f" on each of {option.tp_size} devices" if option.tp_size > 1 else "")
+        for option in options
+    ]
+    return " or ".join(ways)
+
+
+def _have_text(have: Have) -> str:
+    total, free = format_size(have.device.total_bytes), max(have.device.free_bytes, 0)
+    text = f"device {have.device.index}: {format_size(free)} free of {total}"
+    if have.most_bytes <= free:
+        return text
+    return f"{text} ({format_size(have.most_bytes)} once others are unloaded)"
+
+
+def _held_text(holders: Sequence[Holder]) -> str:
+    kept = sorted({each.model for each in holders if each.model is not None})
+    foreign = sum(each.held_bytes for each in holders if each.model is None)
+    text = ""
+    if kept:
+        text += f" Held by models that are never evicted: {', '.join(kept[:_MOST_LISTED])}"
+        more = len(kept) - _MOST_LISTED
+        text += f" and {more} more." if more > 0 else "."
+    if foreign:
+        text += f" Other processes hold {format_size(foreign)}."
+    return text
+
+
+def _hint(occupancy: Occupancy, request: PlanRequest, suggestions: Sequence[Suggestion]) -> str:
+    text = ""
+    if not any(request.allows(state.room) for state in occupancy.states):
+        there = ", ".join(f"{each.room.index} ({each.room.id})" for each in occupancy.states)
+        text = f"This machine has: {there}. "
+    if suggestions:
+        ways = [f"{each.text} (`{each.command}`)" for each in suggestions]
+        return f"{text}It would fit {', or '.join(ways)}."
+    return text.strip() or (
+        "Nothing that was tried makes it fit: a smaller model would, or one with fewer bits for"
+        " each weight."
+    )
