@@ -1,39 +1,49 @@
 """How much memory an engine takes on each device it uses. Pure.
 
-Weights as on disk, KV cache from the layers' dimensions, a fixed part for the runtime. Each part
-errs on the large side.
+Weights by rank, KV cache from the layers' dimensions, activations, CUDA graphs and the context.
+Each part errs on the large side.
 """
 
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 
 import msgspec
 
-from appliance.estimate.kv_cache import Split, dtype_bytes, kv_bytes, least_bytes
+from appliance.estimate.kv_cache import Split, kv_bytes, least_bytes
+from appliance.estimate.options import EngineOptions, read_options
+from appliance.estimate.runtime import activation_bytes, context_bytes, graph_bytes
+from appliance.estimate.weights import weight_bytes
 from appliance.protocol.devices import DeviceKind
+from appliance.protocol.estimates import Basis
 from appliance.protocol.models import ModelSettings, Task
-from appliance.registry.facts import KvLayout, ModelFacts
-from appliance.units import GIB, MIB
+from appliance.registry.facts import ModelFacts
+from appliance.units import MIB
 
-# Private memory of a vLLM 0.32 CPU engine without weights and KV cache: API server and engine
-# core about 0.9 GiB, worker about 0.2 GiB.
-_CPU_RUNTIME_BYTES = int(1.15 * GIB)
-# CUDA context, kernels, activations of one rank; refined by measurement.
-_GPU_RUNTIME_BYTES = int(1.5 * GIB)
 _SEQUENCES_TO_PLAN_FOR = 4
-# vLLM's own limit on all but the largest GPUs (arg_utils.py: get_batch_defaults).
-_DEFAULT_SEQUENCES = 256
 _LEAST_KV_CACHE_BYTES = 64 * MIB
-_MOST_DIGITS = 9
+# What an estimate may be off by: weights are counted, the rest is fitted to logs. The KV cache
+# is given to the engine in bytes, so it is exact.
+_WEIGHTS_MARGIN = 0.02
+_RUNTIME_MARGIN = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """Bytes per rank, by part."""
 
-    weights_bytes: int
-    kv_cache_bytes: int
-    runtime_bytes: int
+    weights_bytes: int = 0
+    kv_cache_bytes: int = 0
+    activations_bytes: int = 0
+    graphs_bytes: int = 0
+    context_bytes: int = 0
+    """CUDA context and libraries; on the CPU all of the engine's processes."""
+    basis: Basis = Basis.ESTIMATED
+    margin_ratio: float = 0.0
+    """How far the sum may be off, as a share of it."""
+
+    @property
+    def runtime_bytes(self) -> int:
+        """Neither weights nor KV cache."""
+        return self.activations_bytes + self.graphs_bytes + self.context_bytes
 
     @property
     def total_bytes(self) -> int:
@@ -41,60 +51,102 @@ class Estimate:
         return self.weights_bytes + self.kv_cache_bytes + self.runtime_bytes
 
 
+@dataclass(frozen=True, kw_only=True)
+class KvBudgets:
+    """KV cache bytes per rank; all 0 for a model without one."""
+
+    smallest: int
+    """One request of the whole context: vLLM does not start with less."""
+    recommended: int
+    """As many requests at once as are planned for."""
+
+
+def kv_budgets(
+    facts: ModelFacts,
+    settings: ModelSettings,
+    context_length: int,
+    kind: DeviceKind = DeviceKind.GPU,
+    *,
+    sequences: int = _SEQUENCES_TO_PLAN_FOR,
+    device_bytes: int | None = None,
+) -> KvBudgets:
+    """For requests of the whole context, `sequences` of them at once."""
+    if settings.task is Task.EMBED:
+        return KvBudgets(smallest=0, recommended=0)
+    options = read_options(facts, settings, kind, device_bytes)
+    return _budgets(facts, options, context_length, kind, sequences)
+
+
+def _budgets(
+    facts: ModelFacts, options: EngineOptions, context: int, kind: DeviceKind, sequences: int
+) -> KvBudgets:
+    if not options.has_windows:
+        layout = msgspec.structs.replace(facts.kv, window_layers=0, window=0)
+        facts = msgspec.structs.replace(facts, kv=layout)
+    split = Split(
+        dtype=options.dtype,
+        kv_dtype=options.kv_dtype,
+        tp_size=options.tp_size,
+        step_tokens=options.step_tokens,
+    )
+    # Only engines on GPUs capture graphs, which is what needs it.
+    least = 0
+    if kind is DeviceKind.GPU:
+        least = least_bytes(facts, split, sequences=options.sequences)
+    stage = -(-facts.layers // options.pp_size) / max(facts.layers, 1)
+
+    def budget(at_once: int) -> int:
+        needed = kv_bytes(facts, split, context=context, sequences=at_once)
+        return max(int(max(needed, least) * stage), _LEAST_KV_CACHE_BYTES)
+
+    return KvBudgets(smallest=budget(1), recommended=budget(min(options.sequences, sequences)))
+
+
 def kv_budget(
     facts: ModelFacts,
     settings: ModelSettings,
     context_length: int,
     kind: DeviceKind = DeviceKind.GPU,
+    *,
+    device_bytes: int | None = None,
 ) -> int:
     """KV cache bytes per rank to start the engine with; 0 for a model without one."""
     if settings.kv_cache_bytes is not None:
         return settings.kv_cache_bytes
-    if settings.task is Task.EMBED:
-        return 0
-    arguments = settings.extra_args
-    if _option(arguments, "--disable-hybrid-kv-cache-manager") is not None:
-        facts = msgspec.structs.replace(facts, kv=_without_windows(facts.kv))
-    split = Split(
-        dtype=settings.dtype,
-        kv_dtype=_option(arguments, "--kv-cache-dtype") or "auto",
-        tp_size=settings.tp_size,
-    )
-    step_tokens = _option(arguments, "--max-num-batched-tokens") or ""
-    if step_tokens.isdecimal() and len(step_tokens) <= _MOST_DIGITS:
-        split = replace(split, step_tokens=int(step_tokens))
-    at_once = settings.max_sequences or _DEFAULT_SEQUENCES
-    sequences = min(at_once, _SEQUENCES_TO_PLAN_FOR)
-    # Only engines on GPUs capture graphs, which is what needs it.
-    least = least_bytes(facts, split, sequences=at_once) if kind is DeviceKind.GPU else 0
-    needed = kv_bytes(facts, split, context=context_length, sequences=sequences)
-    return max(needed, least, _LEAST_KV_CACHE_BYTES)
-
-
-def _option(arguments: list[str], name: str) -> str | None:
-    """The value of an engine's option in the model's settings; the last one counts."""
-    found = None
-    for argument, following in pairwise([*arguments, ""]):
-        flag, equals, value = argument.partition("=")
-        if flag.replace("_", "-") == name:
-            found = value if equals else following
-    return found
-
-
-def _without_windows(layout: KvLayout) -> KvLayout:
-    return msgspec.structs.replace(layout, window_layers=0, window=0)
+    budgets = kv_budgets(facts, settings, context_length, kind, device_bytes=device_bytes)
+    return budgets.recommended
 
 
 def estimate(
-    facts: ModelFacts, settings: ModelSettings, context_length: int, kind: DeviceKind
+    facts: ModelFacts,
+    settings: ModelSettings,
+    context_length: int,
+    kind: DeviceKind,
+    *,
+    device_bytes: int | None = None,
 ) -> Estimate:
-    """Memory per rank. `memory_bytes` of the settings replaces the sum."""
-    kv_cache = kv_budget(facts, settings, context_length, kind)
-    weights = _weights(facts, settings, kind)
-    runtime = _GPU_RUNTIME_BYTES if kind is DeviceKind.GPU else _CPU_RUNTIME_BYTES
+    """Memory per rank. `memory_bytes` of the settings replaces the sum.
+
+    `device_bytes` is the size of the smallest device that may be used: vLLM works on more at once
+    on large ones. Without it the KV cache is planned for the largest.
+    """
+    options = read_options(facts, settings, kind, device_bytes)
+    weights = weight_bytes(facts, options, kind)
+    kv_cache = kv_budget(facts, settings, context_length, kind, device_bytes=device_bytes)
     if settings.memory_bytes is not None:
         return _reserved(settings.memory_bytes, weights, kv_cache)
-    return Estimate(weights_bytes=weights, kv_cache_bytes=kv_cache, runtime_bytes=runtime)
+    activations = activation_bytes(facts, settings.task, options, kind)
+    graphs, context = graph_bytes(facts, options), context_bytes(options, kind)
+    off = _WEIGHTS_MARGIN * weights + _RUNTIME_MARGIN * (activations + graphs + context)
+    total = weights + kv_cache + activations + graphs + context
+    return Estimate(
+        weights_bytes=weights,
+        kv_cache_bytes=kv_cache,
+        activations_bytes=activations,
+        graphs_bytes=graphs,
+        context_bytes=context,
+        margin_ratio=round(off / total, 3),
+    )
 
 
 def _reserved(total: int, weights: int, kv_cache: int) -> Estimate:
@@ -103,16 +155,6 @@ def _reserved(total: int, weights: int, kv_cache: int) -> Estimate:
     return Estimate(
         weights_bytes=weights,
         kv_cache_bytes=kv_cache,
-        runtime_bytes=max(total - weights - kv_cache, 0),
+        context_bytes=max(total - weights - kv_cache, 0),
+        basis=Basis.CHOSEN,
     )
-
-
-def _weights(facts: ModelFacts, settings: ModelSettings, kind: DeviceKind) -> int:
-    weights = facts.weights_bytes
-    wanted = dtype_bytes(settings.dtype)
-    stored = dtype_bytes(facts.dtype)
-    if wanted and stored:
-        weights = weights * wanted // stored
-    elif kind is not DeviceKind.GPU and facts.dtype == "float16":
-        weights *= 2
-    return weights // settings.tp_size

@@ -6,9 +6,9 @@ each sequence, or nothing. What vLLM adds for its blocks is in `kv_bytes`.
 
 from dataclasses import dataclass
 
+from appliance.estimate.options import dtype_bytes
 from appliance.registry.facts import ModelFacts
 
-_DTYPE_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 _SPARE_TOKENS = 256
 # vLLM's largest default (arg_utils.py: get_batch_defaults); on small GPUs it is an eighth of that.
 _STEP_TOKENS = 16384
@@ -30,11 +30,6 @@ class Split:
     tp_size: int = 1
     step_tokens: int = _STEP_TOKENS
     """Of one step at most, as vLLM's --max-num-batched-tokens."""
-
-
-def dtype_bytes(dtype: str) -> int | None:
-    """Bytes of an element; None for "auto" and what is unknown."""
-    return _DTYPE_BYTES.get(dtype)
 
 
 def kv_bytes_per_token(facts: ModelFacts, split: Split) -> int:

@@ -28,7 +28,7 @@ from appliance.slots.views import at_most, model_view, verdict
 # Without an earlier load to go by: a start, and weights from a fast disk.
 _USUAL_START_S = 10.0
 _USUAL_READ_BYTES_PER_S = 10**9
-_NOTHING = Estimate(weights_bytes=0, kv_cache_bytes=0, runtime_bytes=0)
+_NOTHING = Estimate()
 
 
 class SlotBoard:

@@ -2,9 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.estimate.estimator import Estimate, estimate, kv_budget
+from appliance.estimate.estimator import Estimate, estimate, kv_budget, kv_budgets
 from appliance.estimate.kv_cache import Split, kv_bytes_per_token
 from appliance.protocol.devices import DeviceKind
+from appliance.protocol.estimates import Basis
 from appliance.protocol.models import ModelSettings, Task
 from appliance.registry.facts import ModelFacts
 from appliance.units import GIB, MIB
@@ -80,7 +81,8 @@ def test_kv_budget(model: ModelFacts, chosen: ModelSettings, context: int, expec
         ("float32", "bfloat16", DeviceKind.GPU, 500),
         ("float32", "half", DeviceKind.CPU, 500),
         ("float16", "auto", DeviceKind.GPU, 1000),
-        ("float16", "auto", DeviceKind.CPU, 2000),
+        ("float16", "auto", DeviceKind.CPU, 1000),
+        ("float32", "auto", DeviceKind.CPU, 500),
         ("bfloat16", "auto", DeviceKind.CPU, 1000),
         ("unheard-of", "float32", DeviceKind.GPU, 1000),
     ],
@@ -93,16 +95,25 @@ def test_weights_follow_the_number_format(
 
 
 def test_total_is_the_sum_of_the_parts() -> None:
-    assert Estimate(weights_bytes=1, kv_cache_bytes=2, runtime_bytes=4).total_bytes == 7
+    parts = Estimate(
+        weights_bytes=1,
+        kv_cache_bytes=2,
+        activations_bytes=4,
+        graphs_bytes=8,
+        context_bytes=16,
+    )
+    assert (parts.runtime_bytes, parts.total_bytes) == (28, 31)
     wanted = estimate(LLAMA_8B, settings(), 8192, DeviceKind.GPU)
     assert wanted.weights_bytes == LLAMA_8B.weights_bytes
     assert wanted.kv_cache_bytes == kv_budget(LLAMA_8B, settings(), 8192)
     assert wanted.runtime_bytes > GIB
+    assert wanted.basis is Basis.ESTIMATED
 
 
 def test_memory_that_the_owner_names_replaces_the_sum() -> None:
     wanted = estimate(SMOLLM2, settings(memory_bytes=9 * GIB), 2048, DeviceKind.CPU)
     assert wanted.total_bytes == 9 * GIB
+    assert (wanted.basis, wanted.margin_ratio) == (Basis.CHOSEN, 0)
 
 
 @given(
@@ -125,4 +136,49 @@ def test_ranks_together_hold_the_whole_model(tp_size: int, context: int) -> None
     rank = estimate(LLAMA_8B, settings(tp_size=tp_size), context, DeviceKind.GPU)
     assert rank.weights_bytes * tp_size == whole.weights_bytes
     assert rank.kv_cache_bytes * tp_size >= whole.kv_cache_bytes
-    assert rank.runtime_bytes == whole.runtime_bytes
+    assert rank.context_bytes > whole.context_bytes
+    assert rank.graphs_bytes == whole.graphs_bytes
+    assert rank.activations_bytes <= whole.activations_bytes
+
+
+@pytest.mark.parametrize(
+    ("device_gib", "extra_args", "expected"),
+    [
+        (16, [], 256 * 49152 * 41),
+        (80, [], 1024 * 49152 * 41),
+        (16, ["--max-num-seqs", "2"], 64 * MIB),
+        (80, ["--max-num-seqs=2"], 8192 * (4 * 576 + 3 * 1536) * 2),
+        (192, ["--max-num-seqs=2"], 16384 * (4 * 576 + 3 * 1536) * 2),
+        (16, ["--max-num-seqs=2", "--max-num-batched-tokens=64"], 64 * MIB),
+    ],
+)
+def test_activations_follow_what_vllm_works_on_at_once(
+    device_gib: int, extra_args: list[str], expected: int
+) -> None:
+    model = facts(hidden=576, mlp_sizes=(1536,))
+    chosen = settings(extra_args=extra_args)
+    wanted = estimate(model, chosen, 64, DeviceKind.GPU, device_bytes=device_gib * GIB)
+    assert wanted.activations_bytes == expected
+
+
+def test_graphs_only_where_they_are_captured() -> None:
+    graphs = [
+        estimate(SMOLLM2, settings(extra_args=extra), 64, kind).graphs_bytes
+        for extra, kind in (
+            ([], DeviceKind.GPU),
+            (["--max-num-seqs=8"], DeviceKind.GPU),
+            (["--enforce-eager"], DeviceKind.GPU),
+            ([], DeviceKind.CPU),
+        )
+    ]
+    assert graphs[0] > graphs[1] > graphs[2] == graphs[3] == 0
+
+
+def test_smallest_budget_holds_one_request_and_the_recommended_one_several() -> None:
+    budgets = kv_budgets(LLAMA_8B, settings(), 8192)
+    assert budgets.smallest == 131_072 * (8192 + 256)
+    assert budgets.recommended == 131_072 * (4 * 8192 + 256)
+    assert kv_budgets(LLAMA_8B, settings(), 8192, sequences=16).recommended == 131_072 * (
+        16 * 8192 + 256
+    )
+    assert kv_budgets(LLAMA_8B, settings(task=Task.EMBED), 8192).recommended == 0

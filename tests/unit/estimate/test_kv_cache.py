@@ -19,7 +19,8 @@ from appliance.estimate.kv_cache import (
 )
 from appliance.protocol.devices import DeviceKind
 from appliance.protocol.models import ModelSettings, Task
-from appliance.registry.facts import KvLayout, ModelFacts, read_facts
+from appliance.registry.facts import ModelFacts, read_facts
+from appliance.registry.facts_kv import KvLayout
 
 
 def config(layers: int, heads: int, kv_heads: int, head_size: int, **more: object) -> object:

@@ -5,7 +5,8 @@ import pytest
 
 from appliance.errors import InvalidRequestError
 from appliance.protocol.models import Task
-from appliance.registry.facts import KvLayout, ModelFacts, read_facts
+from appliance.registry.facts import ModelFacts, read_facts
+from appliance.registry.facts_kv import KvLayout
 
 SMOLLM2 = {
     "architectures": ["LlamaForCausalLM"],
@@ -40,6 +41,8 @@ def test_facts_of_a_plain_checkpoint(tmp_path: Path) -> None:
         vocabulary=49152,
         dtype="bfloat16",
         has_chat_template=False,
+        hidden=576,
+        mlp_sizes=(2304,),
     )
 
 
@@ -92,6 +95,10 @@ MAMBA = {
     "layer_types": ["mamba", "mamba", "attention"] * 10,
 }
 MAMBA_BYTES = 4 * (2 * 576 * 16 + 2 * 576 * 3)
+GEMMA_3 = {
+    "model_type": "gemma3",
+    "text_config": {"model_type": "gemma3_text", "hidden_size": 2560},
+}
 LATENT = {"model_type": "deepseek_v3", "kv_lora_rank": 512, "qk_rope_head_dim": 64}
 
 
@@ -150,6 +157,12 @@ def test_heads_that_share_keys_and_values(
     tmp_path: Path, change: dict[str, object], expected: int
 ) -> None:
     assert read_facts(checkpoint(tmp_path, {**SMOLLM2, **change})).kv_heads == expected
+
+
+def test_config_that_states_little_has_the_defaults_of_its_type(tmp_path: Path) -> None:
+    facts = read_facts(checkpoint(tmp_path, GEMMA_3))
+    assert (facts.heads, facts.kv_heads, facts.head_size) == (8, 4, 256)
+    assert (facts.hidden, facts.vocabulary, facts.max_context) == (2560, 262_208, 131_072)
 
 
 def test_dimensions_in_the_words_of_gpt_2(tmp_path: Path) -> None:

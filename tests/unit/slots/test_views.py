@@ -14,7 +14,7 @@ from appliance.slots.views import model_state, model_view, percentile, placement
 FAILURE = Failure(
     cause=FailureCause.CRASHED, message="it fell over", hint="", at=datetime(2026, 1, 1, tzinfo=UTC)
 )
-WANTED = Estimate(weights_bytes=10, kv_cache_bytes=5, runtime_bytes=2)
+WANTED = Estimate(weights_bytes=10, kv_cache_bytes=5, context_bytes=2)
 ROOMS = tuple(
     DeviceRoom(id=f"GPU-{index}", index=index, total_bytes=100, free_bytes=50) for index in range(2)
 )
