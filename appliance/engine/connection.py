@@ -18,6 +18,7 @@ _IDLE_S = 3.0
 _MOST_IDLE = 64
 _HIGH_WATER = 256 * 1024
 _CONNECT_S = 5.0
+_ACCEPT_S = 0.005
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -224,6 +225,7 @@ class EngineConnections:
         self._socket = str(socket)
         self._idle: list[_Protocol] = []
         self._traffic = _Traffic()
+        self._crowded = asyncio.Lock()
 
     @property
     def awaited(self) -> int:
@@ -286,6 +288,24 @@ class EngineConnections:
         return None
 
     async def _connect(self) -> _Protocol:
+        try:
+            return await self._connect_now()
+        except BlockingIOError:
+            return await self._connect_in_turn()
+
+    async def _connect_in_turn(self) -> _Protocol:
+        """More have connected at once than the engine's backlog takes: wait until it accepts.
+
+        Without a limit: an engine that hangs is found by its silence, and its end ends this.
+        """
+        async with self._crowded:
+            while True:
+                try:
+                    return await self._connect_now()
+                except BlockingIOError:
+                    await asyncio.sleep(_ACCEPT_S)
+
+    async def _connect_now(self) -> _Protocol:
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(_CONNECT_S):
             _, protocol = await loop.create_unix_connection(_Protocol, self._socket)

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import logging
 import os
+import resource
 import signal
 import socket
 from collections.abc import Generator
@@ -41,12 +42,20 @@ class _Server(uvicorn.Server):
 def run(settings: Settings, paths: Paths) -> None:
     """Serve until SIGTERM or SIGINT. Raises ApplianceError if the server cannot start."""
     set_up_logging(settings.server.log_level)
+    _raise_file_limit()
     paths.create()
     lock = lock_state(paths.lock)
     try:
         uvloop.run(_serve(settings, paths))
     finally:
         os.close(lock)
+
+
+def _raise_file_limit() -> None:
+    """To what the system allows: the usual 1024 are gone with five hundred requests at once."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve(settings: Settings, paths: Paths) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,11 @@ def make_server(tmp_path: Path, stub_engines: Path) -> Iterator[MakeServer]:
     """Started servers that end with the test."""
     made: list[ServerProcess] = []
 
-    def make(config: str = "", *, home: Path | None = None) -> ServerProcess:
+    def make(
+        config: str = "", *, home: Path | None = None, prefix: Sequence[str] = ()
+    ) -> ServerProcess:
         server = ServerProcess(home or tmp_path / f"home{len(made)}", config, engines=stub_engines)
+        server.prefix = list(prefix)
         made.append(server)
         return server.start()
 

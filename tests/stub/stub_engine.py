@@ -297,6 +297,8 @@ def main() -> None:
     print(READING, flush=True)
     with (Path(arguments.model) / "starts").open("a") as starts:
         starts.write(f"{os.getpid()}\n")
+    while behaviour.get("waits") and not (Path(arguments.model) / "go").exists():
+        time.sleep(0.02)
     if "says" in behaviour:
         end_with_last_words(behaviour)
     if behaviour.get("fails") == "oom":

@@ -1,8 +1,10 @@
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from appliance.engine.connection import ConnectionLostError, EngineConnections
 
@@ -28,7 +30,7 @@ class Engine:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        self._server = await asyncio.start_unix_server(self._serve, self.socket)
+        self._server = await asyncio.start_unix_server(self.serve, self.socket)
 
     async def close(self) -> None:
         assert self._server is not None
@@ -37,7 +39,7 @@ class Engine:
             writer.transport.abort()
         await self._server.wait_closed()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.readers.append(reader)
         self.writers.append(writer)
@@ -336,3 +338,50 @@ async def test_answer_that_nobody_read_does_not_block_the_next_one(
     engine.answer = answer_ok
     async with asyncio.timeout(2.0):
         assert await (await pool.request("GET", "/")).read() == b"ok"
+
+
+# On the server's event loop: that of the standard library takes a full backlog for a connection.
+def test_a_crowd_larger_than_the_backlog_waits_until_the_engine_accepts(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    path = tmp_path_factory.mktemp("s") / "e.sock"
+
+    async def crowd() -> list[bytes]:
+        with listening(path) as listener:
+            pool = EngineConnections(path)
+            asking = [asyncio.create_task(pool.request("GET", "/")) for _ in range(20)]
+            done, _ = await asyncio.wait(asking, timeout=0.1)
+            assert not done
+            engine = Engine(path)
+            server = await asyncio.start_unix_server(engine.serve, sock=listener, backlog=1)
+            bodies = [await response.read() for response in await asyncio.gather(*asking)]
+            pool.close()
+            server.close()
+            return bodies
+
+    assert uvloop.run(crowd()) == [b"ok"] * 20
+
+
+def test_who_waits_in_the_crowd_learns_that_the_engine_is_gone(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    path = tmp_path_factory.mktemp("s") / "e.sock"
+
+    async def crowd() -> list[object]:
+        with listening(path):
+            pool = EngineConnections(path)
+            asking = [asyncio.create_task(pool.request("GET", "/")) for _ in range(5)]
+            done, _ = await asyncio.wait(asking, timeout=0.1)
+            assert not done
+        return list(await asyncio.gather(*asking, return_exceptions=True))
+
+    answers = uvloop.run(crowd())
+    assert {type(answer) for answer in answers} == {ConnectionLostError, ConnectionRefusedError}
+
+
+def listening(path: Path) -> socket.socket:
+    """An engine that accepts nobody, and whose backlog takes two."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(1)
+    return listener
