@@ -47,6 +47,12 @@ class BodyTooLargeError(ApplianceError):
     code = "body_too_large"
 
 
+class InsufficientStorageError(ApplianceError):
+    """The disk has no room for it."""
+
+    code = "insufficient_storage"
+
+
 class UnauthorizedError(ApplianceError):
     """No key, or a wrong one."""
 

@@ -20,7 +20,10 @@ from appliance.units import parse_duration, parse_size
 
 _PREFIX = "APPLIANCE_"
 _LOG_LEVELS = ("debug", "info", "warning", "error")
-_SIZE_KEYS = {"max_body", "cpu_memory", "log_size", "reserve", "memory", "sleep_memory"}
+_SIZE_KEYS = {
+    "cpu_memory", "disk_reserve", "log_size", "max_body", "max_file", "max_line", "memory",
+    "reserve", "sleep_memory",
+}  # fmt: skip
 _DURATION_KEYS = {
     "batch_max_wait", "batch_turn", "drain_timeout", "drain_limit", "frozen_timeout",
     "hang_timeout", "heartbeat", "idle_timeout", "max_keep_alive", "max_wait", "min_loaded",

@@ -46,6 +46,16 @@ class Paths:
         return self.state / "models"
 
     @property
+    def files(self) -> Path:
+        """Contents of the Files API."""
+        return self.state / "files"
+
+    @property
+    def batches(self) -> Path:
+        """Results of batches that still run."""
+        return self.state / "batches"
+
+    @property
     def admin_socket(self) -> Path:
         """Management socket."""
         return self.run / "admin.sock"

@@ -73,7 +73,7 @@ class SlotSettings(_Section, frozen=True, kw_only=True):
     """The longest idle timeout that a request may ask for; `never`: any, also to stay for ever."""
     max_queue: Positive = 256
     """Requests that may wait for one model; more get 429."""
-    max_wait: str | float = "15s"
+    max_wait: str | float = "30s"
     """How long a request waits for idle room before a busy model is drained for it."""
     drain_limit: str | float = "10m"
     """An engine that is to go and whose requests do not end is stopped after this."""
@@ -198,6 +198,38 @@ class EngineSettings(_Section, frozen=True, kw_only=True):
         return max(parse_size(self.log_size), MIB)
 
 
+class BatchSettings(_Section, frozen=True, kw_only=True):
+    """Table `[batches]`."""
+
+    max_lines: Positive = 50_000
+    """Requests that a batch may have."""
+    max_file: str | int = "200MiB"
+    """Largest file that may be uploaded; a larger one is refused with 413."""
+    max_line: str | int = "4MiB"
+    """Longest line of a batch's file."""
+    single_model: bool = False
+    """Refuse batches that name several models, as OpenAI does."""
+    max_concurrency: Positive = 256
+    """Requests of batches that one engine may have at a time."""
+    disk_reserve: str | int = "1GiB"
+    """What uploads and results leave free on the disk."""
+
+    @property
+    def max_file_bytes(self) -> int:
+        """Bytes."""
+        return parse_size(self.max_file)
+
+    @property
+    def max_line_bytes(self) -> int:
+        """Bytes."""
+        return parse_size(self.max_line)
+
+    @property
+    def disk_reserve_bytes(self) -> int:
+        """Bytes."""
+        return parse_size(self.disk_reserve)
+
+
 class SimulatedDevice(_Section, frozen=True, kw_only=True):
     """One entry of `[[devices.simulated]]`: a pretended GPU; its engines run on the CPU."""
 
@@ -248,4 +280,5 @@ class Settings(_Section, frozen=True, kw_only=True):
     server: ServerSettings = msgspec.field(default_factory=ServerSettings)
     slots: SlotSettings = msgspec.field(default_factory=SlotSettings)
     engines: EngineSettings = msgspec.field(default_factory=EngineSettings)
+    batches: BatchSettings = msgspec.field(default_factory=BatchSettings)
     devices: DeviceSettings = msgspec.field(default_factory=DeviceSettings)

@@ -30,6 +30,7 @@ _STATUS = {
     "unavailable": 503,
     "model_load_failed": 503,
     "does_not_fit": 503,
+    "insufficient_storage": 507,
     "engine_died": 503,
 }
 _TYPES = {

@@ -17,7 +17,7 @@ _BATCH_MAY_DISTURB = 0.1
 class Policy:
     """The owner's bounds, in seconds."""
 
-    max_wait_s: float = 15.0
+    max_wait_s: float = 30.0
     """After this a wish of people is due: busy engines are drained for it."""
     batch_max_wait_s: float = 900.0
     """The same for a wish that only batches have."""
@@ -224,6 +224,9 @@ class _Round:
             )
             return coming < _BATCH_MAY_DISTURB and not any(v.is_busy for v in victims)
         people = [victim for victim in victims if not victim.is_batch_only]
+        if any(victim.is_busy for victim in people):
+            # An idle moment comes sooner than its end: draining it would make others wait, too.
+            return False
         coming = sum(victim.rate_per_s * (wish.switch_s + victim.reload_s) for victim in people)
         pressure = wish.waiting + wish.waited_s / max(wish.switch_s, 1.0)
         if pressure >= coming:

@@ -29,6 +29,15 @@ MIGRATIONS: list[list[str]] = [
         " model TEXT NOT NULL, verdict TEXT NOT NULL, PRIMARY KEY (fingerprint, level))",
         "CREATE INDEX sleep_verdicts_model ON sleep_verdicts (model)",
     ],
+    [
+        "CREATE TABLE files (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,"
+        " created_at INTEGER NOT NULL, expires_at INTEGER, purpose TEXT NOT NULL,"
+        " object TEXT NOT NULL)",
+        "CREATE INDEX files_expires_at ON files (expires_at)",
+        "CREATE TABLE batches (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,"
+        " created_at INTEGER NOT NULL, is_final INTEGER NOT NULL, object TEXT NOT NULL)",
+        "CREATE INDEX batches_is_final ON batches (is_final)",
+    ],
 ]
 """Index 0 leads to schema 1. Never change one that was released; add another."""
 

@@ -1,6 +1,14 @@
 """Rows. Structs of the protocol are stored as JSON text where nothing is searched in them."""
 
-from peewee import BooleanField, CompositeKey, FloatField, IntegerField, Model, TextField
+from peewee import (
+    AutoField,
+    BooleanField,
+    CompositeKey,
+    FloatField,
+    IntegerField,
+    Model,
+    TextField,
+)
 
 
 class ModelRow(Model):
@@ -67,4 +75,36 @@ class SleepVerdictRow(Model):
         primary_key = CompositeKey("fingerprint", "level")
 
 
-TABLES = [ModelRow, EngineRunRow, KeyRow, SleepVerdictRow]
+class FileRow(Model):
+    """A file of the Files API; its content is a file on disk of the same id."""
+
+    number = AutoField()
+    """Order of creation, where the seconds are the same."""
+    id = TextField(unique=True)
+    created_at = IntegerField()
+    expires_at = IntegerField(null=True, index=True)
+    purpose = TextField()
+    object = TextField()
+
+    class Meta:
+        """Table name."""
+
+        table_name = "files"
+
+
+class BatchRow(Model):
+    """A batch as it was stored last."""
+
+    number = AutoField()
+    id = TextField(unique=True)
+    created_at = IntegerField()
+    is_final = BooleanField(index=True)
+    object = TextField()
+
+    class Meta:
+        """Table name."""
+
+        table_name = "batches"
+
+
+TABLES = [ModelRow, EngineRunRow, KeyRow, SleepVerdictRow, FileRow, BatchRow]

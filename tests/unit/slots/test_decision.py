@@ -89,7 +89,7 @@ def test_it_looks_again_when_those_who_wait_will_outweigh_the_others() -> None:
 
 
 def test_who_has_waited_long_enough_has_busy_engines_drained() -> None:
-    busy = engine(busy=True, rate=5.0)
+    busy = engine(busy=True)
     assert not [
         action
         for action in actions(wish(), rooms=[room(free=0)], residents=[busy])

@@ -1,0 +1,1 @@
+"""Files and batches: upload store, validation, journal, runner."""

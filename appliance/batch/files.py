@@ -1,0 +1,236 @@
+"""Files of the Files API: contents on disk under their ids, objects in the store."""
+
+import asyncio
+import logging
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+from types import TracebackType
+
+from appliance.batch.journal import sync_directory
+from appliance.errors import (
+    BodyTooLargeError,
+    InsufficientStorageError,
+    InvalidRequestError,
+    NotFoundError,
+)
+from appliance.protocol.files import File, FileList
+from appliance.store.batches import (
+    all_file_ids,
+    delete_file,
+    expired_files,
+    files_page,
+    find_file,
+    open_batches,
+    put_file,
+)
+from appliance.store.database import Database
+from appliance.units import format_size
+
+logger = logging.getLogger(__name__)
+
+BATCH_FILE_LIFE_S = 30 * 86400
+"""OpenAI's, for files of batches."""
+_LONGEST_NAME = 255
+_PREFIX = "file-"
+_PARTIAL = ".part"
+
+
+class FileStore:
+    """All files of one appliance."""
+
+    def __init__(
+        self, database: Database, directory: Path, *, most_bytes: int, reserve_bytes: int
+    ) -> None:
+        self._database = database
+        self._directory = directory
+        self._reserve_bytes = reserve_bytes
+        self.most_bytes = most_bytes
+
+    async def open(self) -> None:
+        """Remove what uploads and deletions that were cut off have left."""
+        known = await self._database.read(_known_ids)
+        await asyncio.to_thread(self._sweep, known)
+
+    def path(self, file_id: str) -> Path:
+        """Where its content is; an id that is none leads nowhere."""
+        is_id = file_id.startswith(_PREFIX) and file_id.removeprefix(_PREFIX).isalnum()
+        return self._directory / (file_id if is_id else "none")
+
+    async def upload(self, declared_bytes: int | None) -> "Upload":
+        """Begin to take a file. Raises BodyTooLargeError and InsufficientStorageError."""
+        if declared_bytes is not None and declared_bytes > self.most_bytes:
+            raise self._too_large()
+        await asyncio.to_thread(self._check_space, declared_bytes or 0)
+        return Upload(self, self._directory / f"{new_file_id()}{_PARTIAL}")
+
+    async def keep(
+        self,
+        part: Path,
+        *,
+        filename: str,
+        purpose: str,
+        expires_after_s: int | None,
+        file_id: str | None = None,
+    ) -> File:
+        """Make a file of a finished part; under a given id that may be done more than once."""
+        file_id = file_id or new_file_id()
+        size = await asyncio.to_thread(_rename, part, self.path(file_id))
+        now = int(time.time())
+        life_s = expires_after_s
+        if life_s is None and purpose in {"batch", "batch_output"}:
+            life_s = BATCH_FILE_LIFE_S
+        file = File(
+            id=file_id,
+            bytes=size,
+            created_at=now,
+            expires_at=None if life_s is None else now + life_s,
+            filename=filename[:_LONGEST_NAME],
+            purpose=purpose,
+        )
+        await self._database.write(lambda: put_file(file))
+        return file
+
+    async def find(self, file_id: str) -> File:
+        """Raises NotFoundError."""
+        file = await self._database.read(lambda: find_file(file_id))
+        if file is None:
+            raise NotFoundError(f"No such File object: {file_id}", param="id")
+        return file
+
+    async def page(
+        self, *, after: str | None, limit: int, newest_first: bool, purpose: str | None
+    ) -> FileList:
+        """A page. Raises InvalidRequestError."""
+        found = await self._database.read(
+            lambda: files_page(
+                after=after, limit=limit + 1, newest_first=newest_first, purpose=purpose
+            )
+        )
+        if found is None:
+            raise InvalidRequestError(f"No such File object: {after}", param="after")
+        shown = found[:limit]
+        return FileList(
+            data=shown,
+            first_id=shown[0].id if shown else None,
+            last_id=shown[-1].id if shown else None,
+            has_more=len(found) > limit,
+        )
+
+    async def delete(self, file_id: str) -> None:
+        """Raises NotFoundError."""
+        if not await self._database.write(lambda: delete_file(file_id)):
+            raise NotFoundError(f"No such File object: {file_id}", param="id")
+        await asyncio.to_thread(self.path(file_id).unlink, missing_ok=True)
+
+    async def delete_expired(self) -> None:
+        """Those whose time is over."""
+        now = int(time.time())
+        for file_id in await self._database.read(lambda: expired_files(now)):
+            logger.info("files.expired id=%s", file_id)
+            await self.delete(file_id)
+
+    def has_space(self, more_bytes: int = 0) -> bool:
+        """Whether so much can be written without touching the reserve. Blocks."""
+        return shutil.disk_usage(self._directory).free - more_bytes >= self._reserve_bytes
+
+    def _check_space(self, more_bytes: int) -> None:
+        if not self.has_space(more_bytes):
+            free = shutil.disk_usage(self._directory).free
+            raise InsufficientStorageError(
+                f"The server's disk has {format_size(free)} free; {format_size(more_bytes)} more"
+                f" would leave less than {format_size(self._reserve_bytes)}.",
+                hint="Delete files that are no longer needed, or ask the owner of this server.",
+            )
+
+    def check_size(self, size: int) -> None:
+        """Raises BodyTooLargeError."""
+        if size > self.most_bytes:
+            raise self._too_large()
+
+    def _too_large(self) -> BodyTooLargeError:
+        return BodyTooLargeError(
+            f"The file is larger than {format_size(self.most_bytes)}.",
+            hint="Split it, or raise batches.max_file.",
+            param="file",
+        )
+
+    def _sweep(self, known: set[str]) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for file in self._directory.iterdir():
+            if file.name not in known:
+                file.unlink(missing_ok=True)
+
+
+class Upload:
+    """A file that is being taken; `async with` removes what was not kept."""
+
+    def __init__(self, store: FileStore, part: Path) -> None:
+        self._store = store
+        self.part = part
+        self.size = 0
+        self._file = part.open("xb")
+
+    async def __aenter__(self) -> "Upload":
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        await asyncio.to_thread(self.part.unlink, missing_ok=True)
+
+    async def write(self, data: bytes) -> None:
+        """The next piece. Raises BodyTooLargeError and InsufficientStorageError."""
+        self.size += len(data)
+        self._store.check_size(self.size)
+        try:
+            await asyncio.to_thread(self._file.write, data)
+        except OSError as error:
+            raise _disk_full(error) from error
+
+    async def close(self) -> None:
+        """All of it is on the disk. Raises InsufficientStorageError."""
+        try:
+            await asyncio.to_thread(self._sync)
+        except OSError as error:
+            raise _disk_full(error) from error
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def _known_ids() -> set[str]:
+    """Results of a batch that is being finalized may be in place before their rows are."""
+    promised = {
+        file_id
+        for stored in open_batches()
+        for file_id in (stored.output_file_id, stored.error_file_id)
+    }
+    return all_file_ids() | promised
+
+
+def new_file_id() -> str:
+    """Nobody can guess it."""
+    return f"{_PREFIX}{secrets.token_hex(16)}"
+
+
+def _rename(part: Path, target: Path) -> int:
+    if part.exists():
+        part.rename(target)
+        sync_directory(target.parent)
+    return target.stat().st_size
+
+
+def _disk_full(error: OSError) -> InsufficientStorageError:
+    return InsufficientStorageError(
+        f"The file could not be written: {error.strerror}.",
+        hint="Ask the owner of this server to make room.",
+    )

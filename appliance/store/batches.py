@@ -1,0 +1,116 @@
+"""Stored files and batches. Functions for `Database.read` and `write`."""
+
+import msgspec
+
+from appliance.protocol.batches import Batch
+from appliance.protocol.files import File
+from appliance.store.tables import BatchRow, FileRow
+
+
+class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `batches`: the object that clients see, and what they do not see."""
+
+    batch: Batch
+    output_file_id: str
+    """Shown once the file is complete."""
+    error_file_id: str
+    output_expires_after_s: int | None = None
+    is_paused: bool = False
+    models: list[str] = []
+    waited_s: float = 0.0
+    retried: int = 0
+
+
+def put_file(file: File) -> None:
+    """Add or replace."""
+    FileRow.replace(
+        id=file.id,
+        created_at=file.created_at,
+        expires_at=file.expires_at,
+        purpose=file.purpose,
+        object=msgspec.json.encode(file).decode(),
+    ).execute()
+
+
+def find_file(file_id: str) -> File | None:
+    """A file by its id."""
+    row = FileRow.get_or_none(FileRow.id == file_id)
+    return None if row is None else _file(row)
+
+
+def files_page(
+    *, after: str | None, limit: int, newest_first: bool, purpose: str | None
+) -> list[File] | None:
+    """A page of files by time of creation; None if `after` is not known."""
+    query = FileRow.select()
+    if purpose is not None:
+        query = query.where(FileRow.purpose == purpose)
+    keys = (FileRow.created_at, FileRow.number)
+    if after is not None:
+        last = FileRow.get_or_none(FileRow.id == after)
+        if last is None:
+            return None
+        query = query.where(
+            FileRow.number < last.number if newest_first else FileRow.number > last.number
+        )
+    order = [key.desc() for key in keys] if newest_first else [key.asc() for key in keys]
+    return [_file(row) for row in query.order_by(*order).limit(limit)]
+
+
+def delete_file(file_id: str) -> bool:
+    """Whether it was there."""
+    return bool(FileRow.delete().where(FileRow.id == file_id).execute())
+
+
+def expired_files(now: int) -> list[str]:
+    """Ids of the files whose time is over."""
+    query = FileRow.select(FileRow.id).where(FileRow.expires_at <= now)
+    return [row.id for row in query]
+
+
+def all_file_ids() -> set[str]:
+    """Every known file."""
+    return {row.id for row in FileRow.select(FileRow.id)}
+
+
+def put_batch(stored: StoredBatch) -> None:
+    """Add or replace."""
+    values = {
+        "created_at": stored.batch.created_at,
+        "is_final": stored.batch.status.is_final,
+        "object": msgspec.json.encode(stored).decode(),
+    }
+    changed = BatchRow.update(**values).where(BatchRow.id == stored.batch.id).execute()
+    if not changed:
+        BatchRow.create(id=stored.batch.id, **values)
+
+
+def find_batch(batch_id: str) -> StoredBatch | None:
+    """A batch by its id."""
+    row = BatchRow.get_or_none(BatchRow.id == batch_id)
+    return None if row is None else _batch(row)
+
+
+def batches_page(*, after: str | None, limit: int) -> list[StoredBatch] | None:
+    """A page of batches, newest first; None if `after` is not known."""
+    query = BatchRow.select()
+    if after is not None:
+        last = BatchRow.get_or_none(BatchRow.id == after)
+        if last is None:
+            return None
+        query = query.where(BatchRow.number < last.number)
+    return [_batch(row) for row in query.order_by(BatchRow.number.desc()).limit(limit)]
+
+
+def open_batches() -> list[StoredBatch]:
+    """Those that are not over, oldest first."""
+    query = BatchRow.select().where(~BatchRow.is_final).order_by(BatchRow.number)
+    return [_batch(row) for row in query]
+
+
+def _file(row: FileRow) -> File:
+    return msgspec.json.decode(row.object, type=File)
+
+
+def _batch(row: BatchRow) -> StoredBatch:
+    return msgspec.json.decode(row.object, type=StoredBatch)
