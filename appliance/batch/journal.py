@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from appliance.protocol.batches import BatchUsage
 from appliance.batch.usage import UsageCounter
+from appliance.protocol.batches import BatchUsage
 
 _PIECE_BYTES = 1024 * 1024
 _DIGITS = 6

@@ -1,8 +1,8 @@
 """What a batch goes through. Pure: each function gives the batch after a step.
 
-    validating -> in_progress -> finalizing -> completed
-    validating -> failed; in_progress -> finalizing -> expired
-    validating, in_progress, finalizing -> cancelling -> cancelled
+validating -> in_progress -> finalizing -> completed
+validating -> failed; in_progress -> finalizing -> expired
+validating, in_progress, finalizing -> cancelling -> cancelled
 """
 
 from msgspec.structs import replace
@@ -17,15 +17,16 @@ from appliance.protocol.batches import (
     RequestCounts,
 )
 
-EXPIRED = ("batch_expired", "This request could not be executed before the completion window expired.")
+EXPIRED = (
+    "batch_expired",
+    "This request could not be executed before the completion window expired.",
+)
 CANCELLED = ("batch_cancelled", "This request was not executed: the batch was cancelled.")
 
 
 def failed(batch: Batch, errors: list[BatchError], now: int) -> Batch:
     """Its file is wrong; nothing runs."""
-    return replace(
-        batch, status=BatchStatus.FAILED, failed_at=now, errors=BatchErrors(data=errors)
-    )
+    return replace(batch, status=BatchStatus.FAILED, failed_at=now, errors=BatchErrors(data=errors))
 
 
 def started(batch: Batch, total: int, models: list[str], now: int) -> Batch:
@@ -61,7 +62,9 @@ def cancelling(batch: Batch, now: int) -> Batch:
     return replace(batch, status=BatchStatus.CANCELLING, cancelling_at=now)
 
 
-def ended(batch: Batch, *, output_file_id: str | None, error_file_id: str | None, now: int) -> Batch:
+def ended(
+    batch: Batch, *, output_file_id: str | None, error_file_id: str | None, now: int
+) -> Batch:
     """Its files are complete."""
     batch = replace(batch, output_file_id=output_file_id, error_file_id=error_file_id)
     if batch.status is BatchStatus.CANCELLING:

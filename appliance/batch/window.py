@@ -1,7 +1,7 @@
 """How many requests of batches an engine gets at a time. Pure.
 
-The engine's own figures steer it: as long as nothing waits inside the engine it could take more; what
-waits there only takes memory, and makes people wait behind it.
+The engine's own figures steer it: while nothing waits inside it, it could take more; what
+waits there only takes memory, and people wait behind it.
 """
 
 from dataclasses import dataclass
