@@ -237,6 +237,10 @@ class SimulatedDevice(_Section, frozen=True, kw_only=True):
     """Size, for example `8GiB`."""
     name: str = "Simulated GPU"
     """Shown to people."""
+    nvlink: str = ""
+    """Devices with the same name here are linked directly to each other."""
+    numa_node: int | None = None
+    """Processor that it is attached to."""
 
     @property
     def memory_bytes(self) -> int:
@@ -255,8 +259,10 @@ class DeviceSettings(_Section, frozen=True, kw_only=True):
     """Kept free on each device."""
     sample_interval: str | float = "1s"
     """Between two readings."""
+    freeing_timeout: str | float = "30s"
+    """An ended engine's GPU memory that is not back after this quarantines the GPU."""
     simulated: list[SimulatedDevice] = []
-    """Pretended GPUs, each with a `memory` and, if you like, a `name`; see below."""
+    """Pretended GPUs, each with a `memory` and, if you like, a `name` and links; see below."""
 
     @property
     def cpu_memory_bytes(self) -> int | None:
@@ -272,6 +278,11 @@ class DeviceSettings(_Section, frozen=True, kw_only=True):
     def sample_interval_s(self) -> float:
         """Seconds."""
         return parse_duration(self.sample_interval)
+
+    @property
+    def freeing_timeout_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.freeing_timeout)
 
 
 class Settings(_Section, frozen=True, kw_only=True):

@@ -35,7 +35,8 @@ class EngineSpec:
     weights_bytes: int
     """Of all ranks."""
     device_kind: DeviceKind
-    device_indices: tuple[int, ...]
+    device_indices: tuple[int | str, ...]
+    """As CUDA_VISIBLE_DEVICES names them: UUIDs where indices are not enough."""
     device_bytes: int
     """Size of the smallest device that it uses."""
     cpu_cores: tuple[int, ...]

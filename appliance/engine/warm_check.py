@@ -27,8 +27,8 @@ from appliance.engine.proctree import proportional_bytes
 from appliance.engine.tiny_model import make_tiny_model
 from appliance.engine.trial import Answer, TrialError, TrialResult, run_trial
 from appliance.engine.warm_launcher import WarmLauncher
-from appliance.errors import DeviceError, EngineEnvironmentError
-from appliance.gpu.nvml import NvmlReader
+from appliance.errors import EngineEnvironmentError
+from appliance.gpu.nvml_reader import NvmlReader
 from appliance.protocol.devices import DeviceKind
 from appliance.protocol.launchers import LauncherState
 from appliance.protocol.models import ModelSettings, Task
@@ -209,16 +209,14 @@ class _Trials:
 def _find_device(platform: str) -> _Device | None:
     if platform == "cpu":
         return _Device(kind=DeviceKind.CPU)
-    try:
-        reader = NvmlReader.open()
-    except DeviceError:
-        return None
+    reader = NvmlReader.open()
     if reader is None:
         return None
     try:
-        best = max(reader.read(), key=lambda reading: reading.available_bytes or 0)
+        usable = [reading for reading in reader.read() if reading.problem is None]
     finally:
         reader.close()
-    if (best.available_bytes or 0) < _NEED_BYTES:
+    best = max(usable, key=lambda reading: reading.available_bytes or 0, default=None)
+    if best is None or (best.available_bytes or 0) < _NEED_BYTES:
         return None
     return _Device(kind=DeviceKind.GPU, index=best.index, total_bytes=best.total_bytes)

@@ -7,6 +7,7 @@ from appliance.gpu.reading import Reading
 from appliance.protocol.devices import DeviceKind, DeviceSource
 
 _DEFAULT_SHARE = 0.75
+_PROC = Path("/proc")
 
 
 class CpuReader:
@@ -14,7 +15,7 @@ class CpuReader:
 
     source = DeviceSource.CPU
 
-    def __init__(self, budget_bytes: int | None, proc: Path = Path("/proc")) -> None:
+    def __init__(self, budget_bytes: int | None, proc: Path = _PROC) -> None:
         self._proc = proc
         self._budget_bytes = budget_bytes
         self._name = _processor_name(proc)
@@ -22,7 +23,7 @@ class CpuReader:
 
     def read(self) -> list[Reading]:
         """The one device. Raises DeviceError."""
-        total, available = _memory(self._proc)
+        total, available = machine_memory(self._proc)
         budget = self._budget_bytes or int(total * _DEFAULT_SHARE)
         return [
             Reading(
@@ -50,8 +51,11 @@ class CpuReader:
         return min(max(1 - (idle - last[0]) / (total - last[1]), 0.0), 1.0)
 
 
-def _memory(proc: Path) -> tuple[int, int]:
-    """Total and available bytes; a container's limit counts where it is lower."""
+def machine_memory(proc: Path = _PROC) -> tuple[int, int]:
+    """Total and available bytes of RAM; a container's limit counts where it is lower.
+
+    Raises DeviceError.
+    """
     try:
         lines = (proc / "meminfo").read_text().splitlines()
     except OSError as error:

@@ -3,9 +3,9 @@
 from typing import Protocol
 
 from appliance.config.settings import DeviceSettings
-from appliance.errors import ConfigError, DeviceError
+from appliance.errors import ConfigError
 from appliance.gpu.cpu import CpuReader
-from appliance.gpu.nvml import NvmlReader
+from appliance.gpu.nvml_reader import NvmlReader
 from appliance.gpu.reading import Reading
 from appliance.gpu.simulated import SimulatedReader
 from appliance.protocol.devices import DeviceSource
@@ -17,7 +17,10 @@ class DeviceReader(Protocol):
     source: DeviceSource
 
     def read(self) -> list[Reading]:
-        """All devices, in a fixed order. Raises DeviceError; never an empty list for a failure."""
+        """All devices, in a fixed order. Raises DeviceError.
+
+        Never an empty list for a failure: what does not answer is listed with its condition.
+        """
         ...
 
     def close(self) -> None:
@@ -28,8 +31,8 @@ class DeviceReader(Protocol):
 def open_reader(settings: DeviceSettings) -> DeviceReader:
     """The source that the settings ask for, or the best one there is.
 
-    Raises ConfigError and DeviceError. A machine whose driver is broken is not taken for one
-    without GPUs: only a missing NVML library or no device at all leads to the CPU.
+    Raises ConfigError. A machine whose driver is broken is not taken for one without GPUs: its
+    GPUs are listed with their problem until the driver works.
     """
     source = settings.source
     if source is None and settings.simulated:
@@ -43,12 +46,6 @@ def open_reader(settings: DeviceSettings) -> DeviceReader:
         return SimulatedReader(settings.simulated)
     if source is DeviceSource.CPU:
         return CpuReader(settings.cpu_memory_bytes)
-    reader = NvmlReader.open()
-    if reader is not None:
-        return reader
     if source is DeviceSource.NVML:
-        raise DeviceError(
-            "devices.source is nvml, but this machine has no NVIDIA driver or no GPU.",
-            hint="Install the driver (`nvidia-smi` must work), or set devices.source to cpu.",
-        )
-    return CpuReader(settings.cpu_memory_bytes)
+        return NvmlReader()
+    return NvmlReader.open() or CpuReader(settings.cpu_memory_bytes)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from appliance.config.settings import SimulatedDevice
 from appliance.gpu.reading import Reading
-from appliance.protocol.devices import DeviceKind, DeviceSource
+from appliance.protocol.devices import DeviceKind, DeviceSource, Link
 
 
 class SimulatedReader:
@@ -21,6 +21,12 @@ class SimulatedReader:
                 kind=DeviceKind.SIMULATED,
                 total_bytes=device.memory_bytes,
                 available_bytes=None,
+                links={
+                    f"sim-{other}": _link(device, peer)
+                    for other, peer in enumerate(devices)
+                    if other != index
+                },
+                numa_node=device.numa_node,
             )
             for index, device in enumerate(devices)
         ]
@@ -31,3 +37,10 @@ class SimulatedReader:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def _link(one: SimulatedDevice, other: SimulatedDevice) -> Link:
+    if one.nvlink and one.nvlink == other.nvlink:
+        return Link.NVLINK
+    is_near = one.numa_node is not None and one.numa_node == other.numa_node
+    return Link.SAME_NUMA if is_near else Link.SYSTEM

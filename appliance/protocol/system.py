@@ -39,6 +39,8 @@ class Alert(Wire, frozen=True, kw_only=True):
     hint: str = ""
     model: str | None = None
     engine_id: str | None = None
+    device_id: str | None = None
+    """Of an alert that is over once the device is healthy."""
 
 
 class Totals(Wire, frozen=True, kw_only=True):

@@ -86,6 +86,7 @@ class Appliance:
             reserve_bytes=settings.devices.reserve_bytes,
             running=running,
             measure_launchers=self.launchers.measure,
+            freeing_s=settings.devices.freeing_timeout_s,
         )
         self.slots = SlotScheduler(
             registry=self.registry,

@@ -80,7 +80,7 @@ class EngineLauncher:
             need_bytes=estimate.total_bytes,
             weights_bytes=known.facts.weights_bytes if known.facts else 0,
             device_kind=kind,
-            device_indices=tuple(room.index for room in rooms),
+            device_indices=tuple(room.visible_as or room.index for room in rooms),
             device_bytes=min(room.total_bytes for room in rooms),
             cpu_cores=tuple(sorted(os.sched_getaffinity(0))),
             socket=self._paths.engine_records / f"{engine_id}.sock",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from appliance.gpu.reading import Reading
-from appliance.protocol.devices import Device, DeviceKind, Occupant
+from appliance.protocol.devices import Device, DeviceHealth, DeviceKind, DeviceProcess, Occupant
 from appliance.slots.plans import DeviceRoom
 
 
@@ -32,9 +32,13 @@ def used_by(holding: Holding, reading: Reading) -> int:
 
 
 def device_view(
-    reading: Reading, holdings: Sequence[Holding], reserve_bytes: int, launcher_bytes: int = 0
+    reading: Reading,
+    holdings: Sequence[Holding],
+    reserve_bytes: int,
+    launcher_bytes: int = 0,
+    freeing_bytes: int = 0,
 ) -> Device:
-    """A device as people see it."""
+    """A device as people see it; `freeing_bytes` are still held for engines that have ended."""
     mine = [holding for holding in holdings if holding.device_id == reading.id]
     used = {holding.occupant.engine_id: used_by(holding, reading) for holding in mine}
     ours = sum(used.values())
@@ -52,11 +56,19 @@ def device_view(
         reserved_bytes=reserved,
         launcher_bytes=launchers,
         free_bytes=max(_free(reading, mine, reserve_bytes, launchers), 0),
+        freeing_bytes=freeing_bytes,
         occupants=[_measured(holding, used) for holding in mine],
+        processes=_others(reading, holdings),
         utilization_ratio=reading.utilization_ratio,
         temperature_c=reading.temperature_c,
         power_w=reading.power_w,
+        health=reading.condition.health,
+        cause=reading.condition.cause,
         problem=reading.problem,
+        note=reading.condition.text if reading.condition.health is DeviceHealth.DEGRADED else None,
+        remedy=reading.condition.remedy or None,
+        links=dict(reading.links),
+        numa_node=reading.numa_node,
     )
 
 
@@ -73,6 +85,9 @@ def device_room(
         free_bytes=_free(reading, mine, reserve_bytes, launchers),
         is_usable=reading.problem is None,
         is_starting=any(holding.is_starting for holding in mine),
+        links=reading.links,
+        visible_as=reading.visible_as,
+        is_partition=reading.is_partition,
     )
 
 
@@ -102,6 +117,17 @@ def _used_by_others(reading: Reading, ours: int) -> int:
         max(reading.total_bytes - reading.available_bytes - ours, 0),
         max(reading.total_bytes - ours, 0),
     )
+
+
+def _others(reading: Reading, holdings: Sequence[Holding]) -> list[DeviceProcess]:
+    """Processes on the device that belong to no engine of ours, largest first."""
+    ours = frozenset[int]().union(*(holding.pids for holding in holdings))
+    found = [
+        DeviceProcess(pid=pid, name=reading.process_names.get(pid, ""), bytes=used)
+        for pid, used in reading.used_by_pid.items()
+        if pid not in ours
+    ]
+    return sorted(found, key=lambda each: (-each.bytes, each.pid))
 
 
 def _measured(holding: Holding, used: dict[str, int]) -> Occupant:

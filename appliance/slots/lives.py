@@ -115,7 +115,7 @@ class EngineLives:
         try:
             await supervisor.run(lambda: self._became_ready(slot))
             running = slot.running
-            if running is not None and not await self._monitor.wait_freed(running.pids):
+            if running is not None and not await self._monitor.wait_freed(running):
                 logger.error("engine.memory_not_freed model=%s", slot.model)
         finally:
             self._read_ahead.end(slot.model)

@@ -4,15 +4,19 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from appliance.engine.connection import ConnectionLostError
 from appliance.engine.proctree import proportional_bytes
 from appliance.errors import DeviceError
+from appliance.gpu import condition
+from appliance.gpu.background import BackgroundReader, DriverHangsError
+from appliance.gpu.condition import Condition
 from appliance.gpu.inventory import DeviceReader
 from appliance.gpu.reading import Reading
-from appliance.protocol.devices import Device, DeviceKind, Occupant
+from appliance.protocol.devices import Device, DeviceKind, DeviceSource, Occupant
+from appliance.protocol.engines import EngineState
+from appliance.slots.freeing import Footprint, MemoryWatch, Missing, missing
 from appliance.slots.ledger import Holding, device_room, device_view, promised_to
 from appliance.slots.plans import DeviceRoom
 from appliance.slots.slot import Running
@@ -24,12 +28,13 @@ _TOKENS = b"vllm:generation_tokens_total"
 _SCRAPE_S = 2.0
 # The kernel walks all pages of a process to tell its share of them.
 _MEASURE_IDLE_EVERY_S = 10.0
-_FREED_S = 10.0
 _FREED_EVERY_S = 0.25
+# The first question to a driver without persistence mode takes seconds for each GPU.
+_ANSWER_S = 20.0
 
 
 class DeviceMonitor:
-    """Owner of the device source and of its thread (NVML may block)."""
+    """Owner of the device source."""
 
     def __init__(
         self,
@@ -38,77 +43,154 @@ class DeviceMonitor:
         reserve_bytes: int,
         running: Callable[[], list[Running]],
         measure_launchers: Callable[[], Awaitable[int]],
+        freeing_s: float = 30.0,
+        answer_s: float = _ANSWER_S,
     ) -> None:
         self.source = reader.source
-        self._reader = reader
+        self._reader = BackgroundReader(reader, limit_s=answer_s)
         self._reserve_bytes = reserve_bytes
         self._running = running
         self._measure_launchers = measure_launchers
+        self._freeing_s = freeing_s
         self._launcher_bytes = 0
         self._launchers_at = float("-inf")
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="devices")
         self._readings: list[Reading] = []
-        self._source_problem: str | None = None
-        self._held: dict[str, frozenset[int]] = {}
-        """Devices whose memory dead engines still hold, and by which processes."""
+        self._fault: Condition | None = None
+        """Why the source cannot be read at all."""
+        self._memory = MemoryWatch()
+        self._freeing: dict[str, list[tuple[str, int]]] = {}
+        """By engine that has ended: device and bytes that are not back yet."""
 
     @property
     def kind(self) -> DeviceKind:
         """Kind of all devices of this machine."""
-        return self._readings[0].kind
+        if self._readings:
+            return self._readings[0].kind
+        return DeviceKind.CPU if self.source is DeviceSource.CPU else DeviceKind.GPU
 
     async def open(self) -> None:
-        """First reading. Raises DeviceError."""
-        await self.refresh()
+        """First reading. Raises DeviceError, but not for GPUs whose driver is broken."""
+        try:
+            await self.refresh()
+        except DriverHangsError as error:
+            logger.warning("devices.unreadable message=%s", error)
 
     async def close(self) -> None:
         """Give the source back."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._reader.close)
-        self._thread.shutdown(wait=False)
+        await self._reader.close()
 
     async def refresh(self) -> None:
         """Read the devices again. Raises DeviceError; the last readings stay."""
-        loop = asyncio.get_running_loop()
-        self._readings = await loop.run_in_executor(self._thread, self._reader.read)
+        try:
+            self._readings = await self._reader.read()
+        except DriverHangsError as error:
+            self._fault = error.condition
+            raise
+        except DeviceError as error:
+            self._fault = condition.nvml_lost(error.message)
+            raise
+        self._fault = None
 
     async def sample(self) -> None:
         """Devices, memory and rates of the engines; a source that fails marks its devices."""
         running = self._running()
+        before = self._by_id()
+        is_read = True
         try:
             await self.refresh()
-            self._source_problem = None
-            self._lift_quarantine()
         except DeviceError as error:
-            self._source_problem = str(error)
+            is_read = False
+            logger.debug("devices.unreadable message=%s", error)
         now = time.monotonic()
         for each in running:
             if each.is_at_work or now - each.measured_at > _MEASURE_IDLE_EVERY_S:
                 each.measured_at = now
                 await asyncio.to_thread(_measure, each)
+        if is_read:
+            self._note_memory(running, before)
+            self._memory.lift(self._by_id(), now)
         if now - self._launchers_at > _MEASURE_IDLE_EVERY_S:
             self._launchers_at = now
             self._launcher_bytes = await self._measure_launchers()
         await asyncio.gather(*(_scrape(each) for each in running if _is_worth_scraping(each)))
 
-    async def wait_freed(self, pids: frozenset[int]) -> bool:
-        """Until the driver holds no memory for these processes; False if it does not let go."""
-        if not self._readings or self.kind is not DeviceKind.GPU:
-            return True
-        deadline = time.monotonic() + _FREED_S
-        while True:
-            try:
-                await self.refresh()
-            except DeviceError as error:
-                logger.warning("devices.unreadable message=%s", error)
-                return False
-            holders = [each for each in self._readings if pids & each.used_by_pid.keys()]
-            if not holders:
-                return True
-            if time.monotonic() > deadline:
-                for reading in holders:
-                    self._held[reading.id] = pids & reading.used_by_pid.keys()
-                return False
-            await asyncio.sleep(_FREED_EVERY_S)
+    async def wait_freed(self, running: Running) -> bool:
+        """Until the devices have the engine's memory back; False if one of them has not in time.
+
+        Such a device is quarantined until it has.
+        """
+        engine_id = running.supervisor.id
+        footprints = self._memory.ended(engine_id, running.pids)
+        deadline = time.monotonic() + self._freeing_s
+        try:
+            while footprints:
+                left = await self._missing(footprints)
+                self._freeing[engine_id] = [
+                    (footprint.device_id, each.held_bytes) for footprint, each in left
+                ]
+                if not left:
+                    break
+                if time.monotonic() > deadline:
+                    self._quarantine(running.supervisor.model, left)
+                    return False
+                await asyncio.sleep(_FREED_EVERY_S)
+        finally:
+            self._freeing.pop(engine_id, None)
+        return True
+
+    async def _missing(self, footprints: list[Footprint]) -> list[tuple[Footprint, Missing]]:
+        try:
+            await self.refresh()
+        except DeviceError as error:
+            # Nothing starts on devices that cannot be read, so nothing has to be waited for.
+            logger.warning("devices.unreadable message=%s", error)
+            return []
+        readings, starting = self._by_id(), self._starting_bytes()
+        found = []
+        for footprint in footprints:
+            reading = readings.get(footprint.device_id)
+            if reading is None or reading.problem:
+                continue
+            left = missing(footprint, reading, starting.get(reading.id, 0))
+            if left is not None:
+                found.append((footprint, left))
+        return found
+
+    def _quarantine(self, model: str, left: list[tuple[Footprint, Missing]]) -> None:
+        for footprint, each in left:
+            self._memory.quarantine(footprint, each, self._freeing_s, time.monotonic())
+            logger.error(
+                "devices.memory_held device=%s model=%s bytes=%s holders=%s",
+                footprint.device_id, model, each.held_bytes, each.holders,
+            )  # fmt: skip
+
+    def _starting_bytes(self) -> dict[str, int]:
+        """What engines that start may take meanwhile, where the driver does not name them."""
+        found: dict[str, int] = {}
+        for holding in self._holdings():
+            if holding.is_starting:
+                promised = holding.occupant.reserved_bytes
+                found[holding.device_id] = found.get(holding.device_id, 0) + promised
+        return found
+
+    def _note_memory(self, running: list[Running], before: dict[str, Reading]) -> None:
+        now = self._by_id()
+        for each in running:
+            if each.supervisor.has_ended:
+                continue
+            self._memory.note(
+                each.supervisor.id,
+                each.pids,
+                {share.device_id: share.memory_bytes for share in each.supervisor.placement.shares},
+                is_ready=each.ready_since is not None,
+                is_asleep=each.supervisor.state is EngineState.ASLEEP,
+                before=before,
+                now=now,
+            )
+        self._memory.forget_all_but(each.supervisor.id for each in self._running())
+
+    def _by_id(self) -> dict[str, Reading]:
+        return {reading.id: reading for reading in self._readings}
 
     def rooms(self) -> list[DeviceRoom]:
         """The devices for the planner."""
@@ -121,8 +203,18 @@ class DeviceMonitor:
     def devices(self) -> list[Device]:
         """The devices for people."""
         holdings = self._holdings()
+        freeing: dict[str, int] = {}
+        for left in self._freeing.values():
+            for device_id, held_bytes in left:
+                freeing[device_id] = freeing.get(device_id, 0) + held_bytes
         return [
-            device_view(reading, holdings, self._reserve_bytes, self._launcher_bytes)
+            device_view(
+                reading,
+                holdings,
+                self._reserve_bytes,
+                self._launcher_bytes,
+                freeing.get(reading.id, 0),
+            )
             for reading in self._marked()
         ]
 
@@ -135,21 +227,17 @@ class DeviceMonitor:
             if holding.device_id in readings
         }
 
-    def _lift_quarantine(self) -> None:
-        for reading in self._readings:
-            if not self._held.get(reading.id, frozenset()) & reading.used_by_pid.keys():
-                self._held.pop(reading.id, None)
-
     def _marked(self) -> list[Reading]:
-        return [replace(reading, problem=self._problem_of(reading)) for reading in self._readings]
+        readings = self._readings
+        if not readings and self._fault is not None:
+            readings = [unknown_device(self.kind, self._fault)]
+        return [replace(reading, condition=self._condition_of(reading)) for reading in readings]
 
-    def _problem_of(self, reading: Reading) -> str | None:
-        if reading.problem or self._source_problem:
-            return reading.problem or self._source_problem
-        held = self._held.get(reading.id)
-        if held is None:
-            return None
-        return f"memory still held by process {', '.join(str(pid) for pid in sorted(held))}"
+    def _condition_of(self, reading: Reading) -> Condition:
+        held = self._memory.condition(reading.id)
+        return condition.worst(
+            each for each in (self._fault, reading.condition, held) if each is not None
+        )
 
     def _holdings(self) -> list[Holding]:
         return [holding for each in self._running() for holding in holdings_of(each)]
@@ -178,6 +266,19 @@ def holdings_of(running: Running) -> list[Holding]:
     ]
 
 
+def unknown_device(kind: DeviceKind, why: Condition) -> Reading:
+    """Stands for devices that could not even be counted."""
+    return Reading(
+        id="unknown",
+        index=0,
+        name="unknown",
+        kind=kind,
+        total_bytes=0,
+        available_bytes=0,
+        condition=why,
+    )
+
+
 def differs(before: Sequence[Device], after: Sequence[Device]) -> bool:
     """Whether a person would see a difference."""
     return [_seen(device) for device in before] != [_seen(device) for device in after]
@@ -192,7 +293,8 @@ def _seen(device: Device) -> tuple[object, ...]:
         None if utilization is None else round(utilization, 2),
         device.temperature_c,
         None if device.power_w is None else round(device.power_w),
-        device.problem,
+        (device.health, device.problem, device.note, device.freeing_bytes // (16 * MIB)),
+        [(each.pid, each.bytes // (16 * MIB)) for each in device.processes],
         [(each.engine_id, each.used_bytes // (16 * MIB)) for each in device.occupants],
     )
 

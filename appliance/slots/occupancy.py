@@ -108,6 +108,8 @@ class Occupancy:
         for option in request.options:
             serving = 0
             for state in allowed:
+                if not option.allows(state.room):
+                    continue
                 tie = state.tie(option.need_bytes, is_exclusive=request.is_exclusive)
                 serving += tie <= Tie.BUSY
                 if serving == option.tp_size:

@@ -64,7 +64,7 @@ class _Search:
             option: [
                 (state.tie(option.need_bytes, is_exclusive=request.is_exclusive), state)
                 for state in allowed
-                if state.room.is_usable
+                if state.room.is_usable and option.allows(state.room)
             ]
             for option in request.options
         }
@@ -116,7 +116,9 @@ class _Search:
         """Devices that cannot be used now may come back; what is on them is not known."""
         for option in self._request.options:
             broken = [
-                state for state in self._broken if state.room.total_bytes >= option.need_bytes
+                state
+                for state in self._broken
+                if option.allows(state.room) and _may_be_large_enough(state.room, option)
             ]
             states = self._upto(option, Tie.BUSY)
             missing = option.tp_size - len(states)
@@ -193,6 +195,11 @@ class _Search:
                 best = (rank, _Choice(is_starting, cost_s, victims.residents, group))
         assert best is not None
         return best[1]
+
+
+def _may_be_large_enough(room: DeviceRoom, option: Option) -> bool:
+    """A device that has never answered has an unknown size."""
+    return room.total_bytes == 0 or room.total_bytes >= option.need_bytes
 
 
 def _rooms(group: Group) -> tuple[DeviceRoom, ...]:

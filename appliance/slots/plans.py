@@ -17,7 +17,11 @@ class DeviceRoom:
     is_starting: bool = False
     """An engine starts on it: no other may start at the same time."""
     links: Mapping[str, int] = field(default_factory=dict, hash=False)
-    """How close other devices are, by their ids; 0 is the closest (NVLink)."""
+    """How close other devices are, by their ids: values of protocol.devices.Link."""
+    visible_as: str | None = None
+    """Its name for CUDA, where that is not its index."""
+    is_partition: bool = False
+    """A MIG instance: no engine can use two of them, or one beside a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,10 @@ class Option:
 
     tp_size: int
     need_bytes: int
+
+    def allows(self, room: DeviceRoom) -> bool:
+        """Whether one of its ranks can be there at all."""
+        return self.tp_size == 1 or not room.is_partition
 
 
 @dataclass(frozen=True, kw_only=True)

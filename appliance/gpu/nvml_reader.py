@@ -1,0 +1,361 @@
+"""All NVIDIA GPUs as devices, whatever state their driver is in.
+
+A GPU that was seen once stays listed: a driver that fails is not a machine without GPUs. NVML is
+opened again, with pauses, until the fault is gone.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from appliance.gpu import condition, pci
+from appliance.gpu.condition import HEALTHY, Condition
+from appliance.gpu.cpu import machine_memory
+from appliance.gpu.nvml import (
+    NO_ACTION,
+    REBOOT_ACTIONS,
+    Fault,
+    Gpu,
+    GpuSample,
+    NvmlError,
+    NvmlSession,
+    unload_library,
+)
+from appliance.gpu.reading import Reading
+from appliance.gpu.xid import XidLog
+from appliance.protocol.devices import DeviceCause, DeviceKind, DeviceSource, Link
+
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 30.0
+# GPUs and instances are listed anew this often: MIG instances come and go.
+_LIST_EVERY_S = 5.0
+# After one of these a new session may see the GPU again.
+_REOPEN_FOR = frozenset({DeviceCause.GPU_LOST, DeviceCause.GPU_FAILS})
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What stays the same between two listings."""
+
+    gpus: tuple[Gpu, ...] = ()
+    links: dict[str, dict[str, Link]] = field(default_factory=dict)
+    numa_nodes: dict[str, int | None] = field(default_factory=dict)
+
+
+class NvmlReader:
+    """All NVIDIA GPUs and MIG instances of this machine. Calls may block."""
+
+    source = DeviceSource.NVML
+
+    def __init__(
+        self,
+        session: NvmlSession | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        list_every_s: float = _LIST_EVERY_S,
+        sysfs: Path = pci.SYSFS,
+    ) -> None:
+        self._session = session
+        self._clock = clock
+        self._list_every_s = list_every_s
+        self._sysfs = sysfs
+        self._listed = _Listed()
+        self._listed_at = float("-inf")
+        self._last: dict[str, Reading] = {}
+        self._fault = HEALTHY
+        self._pause_s = _FIRST_PAUSE_S
+        self._try_at = float("-inf")
+        self._xids = XidLog()
+
+    @classmethod
+    def open(cls, *, sysfs: Path = pci.SYSFS) -> "NvmlReader | None":
+        """A reader, or None where there is no GPU to speak of.
+
+        A driver that is broken gives a reader as well, whose devices are quarantined: only a
+        missing library, a missing module without a GPU on the bus, and a driver that lists no
+        GPU lead to None.
+        """
+        try:
+            session = NvmlSession()
+        except NvmlError as error:
+            unload_library()
+            is_absent = error.fault is Fault.LIBRARY_MISSING or (
+                error.fault is Fault.DRIVER_MISSING
+                and (pci.is_module_loaded() or not pci.nvidia_gpus(sysfs))
+            )
+            return None if is_absent else cls(sysfs=sysfs)
+        try:
+            gpus, lost = session.gpus()
+        except NvmlError:
+            gpus, lost = [], 1
+        if not gpus and not lost:
+            session.close()
+            return None
+        return cls(session, sysfs=sysfs)
+
+    def read(self) -> list[Reading]:
+        """All GPUs that were ever seen, in the order of their index; never raises for a fault."""
+        now = self._clock()
+        if self._session is not None and self._session.is_library_replaced():
+            self._close()
+        if self._session is None and now >= self._try_at:
+            self._open(now)
+        elif self._session is not None and self._must_reopen() and now >= self._try_at:
+            self._close()
+            self._open(now)
+        if self._session is not None:
+            try:
+                self._read_session(self._session, now)
+            except NvmlError as error:
+                self._lose(_of_driver(error), now)
+        return self._readings()
+
+    def close(self) -> None:
+        """Release NVML."""
+        if self._session is not None:
+            self._close()
+
+    def _close(self) -> None:
+        assert self._session is not None
+        self._session.close()
+        self._session = None
+        self._listed_at = float("-inf")
+
+    def _open(self, now: float) -> None:
+        try:
+            self._session = NvmlSession()
+        except NvmlError as error:
+            unload_library()
+            self._fault = _of_driver(error)
+        self._wait(now)
+
+    def _lose(self, fault: Condition, now: float) -> None:
+        """The whole driver fails."""
+        self._fault = fault
+        if self._session is not None:
+            self._close()
+        self._wait(now)
+
+    def _wait(self, now: float) -> None:
+        """The next try comes later than this one."""
+        self._try_at = now + self._pause_s
+        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+
+    def _must_reopen(self) -> bool:
+        return any(each.condition.cause in _REOPEN_FOR for each in self._last.values())
+
+    def _read_session(self, session: NvmlSession, now: float) -> None:
+        self._list(session, now)
+        gpus = self._listed.gpus
+        if self._session is None:
+            return
+        samples: dict[str, GpuSample | NvmlError] = {}
+        for gpu in gpus:
+            try:
+                samples[gpu.uuid] = session.sample(gpu)
+            except NvmlError as error:
+                samples[gpu.uuid] = error
+        errors = [each for each in samples.values() if isinstance(each, NvmlError)]
+        if errors and len(errors) == len(gpus) and all(_is_general(each) for each in errors):
+            raise errors[0]
+        for uuid, code in session.xids():
+            self._xids.add(uuid, code, now)
+        for gpu in gpus:
+            sample = samples[gpu.uuid]
+            if isinstance(sample, NvmlError):
+                self._note_failure(gpu, sample)
+            else:
+                self._last[gpu.uuid] = self._reading(gpu, sample, now)
+        self._note_missing({gpu.uuid for gpu in gpus})
+        self._name_for_cuda()
+        if not self._must_reopen():
+            self._pause_s = _FIRST_PAUSE_S
+
+    def _list(self, session: NvmlSession, now: float) -> None:
+        if now - self._listed_at < self._list_every_s:
+            return
+        gpus, lost = session.gpus()
+        self._listed_at = now
+        self._fault = HEALTHY
+        if not gpus and not self._last:
+            self._lose(condition.gpu_lost() if lost else condition.no_gpus(), now)
+            return
+        wholes = {gpu.whole_uuid for gpu in gpus}
+        for uuid in set(self._last) - {gpu.uuid for gpu in gpus}:
+            # An instance that was removed is no loss, nor is a GPU that was divided.
+            if self._last[uuid].is_partition or uuid in wholes:
+                self._last.pop(uuid)
+        if [gpu.uuid for gpu in gpus] != [gpu.uuid for gpu in self._listed.gpus]:
+            session.watch(gpus)
+            self._listed = _Listed(
+                tuple(gpus),
+                links={
+                    one.uuid: {
+                        other.uuid: session.link(one, other)
+                        for other in gpus
+                        if other.whole_uuid != one.whole_uuid
+                    }
+                    for one in gpus
+                },
+                numa_nodes={gpu.uuid: self._numa_node(session, gpu) for gpu in gpus},
+            )
+        else:
+            session.watch(gpus)
+            self._listed = replace(self._listed, gpus=tuple(gpus))
+
+    def _numa_node(self, session: NvmlSession, gpu: Gpu) -> int | None:
+        """NVML's may be one without processors, where the memory of a GPU is a node of its own."""
+        node = pci.numa_node(gpu.bus, self._sysfs)
+        return session.numa_node(gpu) if node is None else node
+
+    def _reading(self, gpu: Gpu, sample: GpuSample, now: float) -> Reading:
+        total, free = sample.total_bytes, sample.free_bytes
+        if total is None or free is None:
+            total, free = machine_memory()
+        return Reading(
+            id=gpu.uuid,
+            index=self._index(gpu),
+            name=gpu.name,
+            kind=DeviceKind.GPU,
+            total_bytes=total,
+            available_bytes=free,
+            used_by_pid=sample.used_by_pid,
+            process_names={pid: name for pid in sample.used_by_pid if (name := process_name(pid))},
+            utilization_ratio=sample.utilization_ratio,
+            temperature_c=sample.temperature_c,
+            power_w=sample.power_w,
+            condition=self._condition(gpu, sample, now),
+            links=self._listed.links.get(gpu.uuid, {}),
+            numa_node=self._listed.numa_nodes.get(gpu.uuid),
+            visible_as=gpu.uuid if gpu.is_instance else str(gpu.index),
+            is_partition=gpu.is_instance,
+        )
+
+    def _condition(self, gpu: Gpu, sample: GpuSample, now: float) -> Condition:
+        action = sample.recovery_action
+        found = [
+            self._xids.condition(
+                gpu.whole_uuid, now, bus=gpu.bus, driver_says_fine=action == NO_ACTION
+            )
+        ]
+        if gpu.has_mig and not gpu.is_instance:
+            found.insert(0, condition.mig_empty())
+        if action in REBOOT_ACTIONS:
+            found.insert(0, condition.reboot_needed())
+        elif action not in {None, NO_ACTION}:
+            found.insert(0, condition.reset_needed(gpu.bus))
+        if sample.has_remap_failed:
+            found.insert(0, condition.rows_failed())
+        if sample.uncorrected_errors or sample.is_remap_pending:
+            found.append(
+                condition.memory_errors(
+                    sample.uncorrected_errors,
+                    is_remap_pending=sample.is_remap_pending,
+                    bus=gpu.bus,
+                )
+            )
+        return condition.worst(found)
+
+    def _note_failure(self, gpu: Gpu, error: NvmlError) -> None:
+        if error.fault is Fault.LOST:
+            # What comes back has been reset.
+            self._xids.forget(gpu.whole_uuid)
+        last = self._last.get(gpu.uuid) or Reading(
+            id=gpu.uuid,
+            index=self._index(gpu),
+            name=gpu.name,
+            kind=DeviceKind.GPU,
+            total_bytes=0,
+            available_bytes=0,
+            is_partition=gpu.is_instance,
+        )
+        self._last[gpu.uuid] = _unread(last, _of_gpu(error, gpu.bus))
+
+    def _note_missing(self, listed: set[str]) -> None:
+        """GPUs that the driver does not list any more."""
+        for uuid in set(self._last) - listed:
+            self._xids.forget(uuid)
+            self._last[uuid] = _unread(self._last[uuid], condition.gpu_lost())
+
+    def _name_for_cuda(self) -> None:
+        """Indices mean the same to CUDA only while it sees every GPU, and sees it whole."""
+        gpus = self._listed.gpus
+        if any(gpu.has_mig for gpu in gpus) or self._must_reopen():
+            for uuid, reading in self._last.items():
+                self._last[uuid] = replace(reading, visible_as=uuid)
+
+    def _index(self, gpu: Gpu) -> int:
+        """The one that it had, its own on the bus, or a free one."""
+        if gpu.uuid in self._last:
+            return self._last[gpu.uuid].index
+        taken = {reading.index for reading in self._last.values()}
+        index = gpu.index
+        if gpu.is_instance:
+            index = max((each.index for each in self._listed.gpus), default=0) + 1
+        while index in taken:
+            index += 1
+        return index
+
+    def _readings(self) -> list[Reading]:
+        readings = sorted(self._last.values(), key=lambda reading: reading.index)
+        if not self._fault.is_quarantined:
+            return readings
+        if readings:
+            return [_unread(reading, self._fault) for reading in readings]
+        return [
+            Reading(
+                id=name,
+                index=index,
+                name="NVIDIA GPU",
+                kind=DeviceKind.GPU,
+                total_bytes=0,
+                available_bytes=0,
+                condition=self._fault,
+            )
+            for index, name in enumerate(
+                [f"pci-{bus}" for bus in pci.nvidia_gpus(self._sysfs)] or ["nvidia"]
+            )
+        ]
+
+
+def process_name(pid: int) -> str:
+    """Of its program; empty where it cannot be seen, as from within a container."""
+    try:
+        return (Path("/proc") / str(pid) / "comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _unread(last: Reading, why: Condition) -> Reading:
+    """Its last figures, without those that mean nothing when they are old."""
+    return replace(last, condition=why, utilization_ratio=None, temperature_c=None, power_w=None)
+
+
+def _is_general(error: NvmlError) -> bool:
+    """Whether such an error of all GPUs is one of the driver."""
+    return error.fault not in {Fault.LOST, Fault.RESET, Fault.NO_PERMISSION}
+
+
+def _of_driver(error: NvmlError) -> Condition:
+    match error.fault:
+        case Fault.LIBRARY_MISSING | Fault.DRIVER_MISSING:
+            return condition.driver_missing(str(error))
+        case Fault.MISMATCH:
+            return condition.driver_mismatch()
+        case Fault.NO_PERMISSION:
+            return condition.no_permission()
+        case _:
+            return condition.nvml_lost(str(error))
+
+
+def _of_gpu(error: NvmlError, bus: str) -> Condition:
+    match error.fault:
+        case Fault.LOST:
+            return condition.gpu_lost()
+        case Fault.RESET:
+            return condition.reset_needed(bus)
+        case Fault.NO_PERMISSION:
+            return condition.no_permission()
+        case _:
+            return condition.gpu_fails(str(error))
