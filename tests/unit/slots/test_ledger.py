@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.gpu.condition import HEALTHY, gpu_fails, xid_noted
 from appliance.gpu.reading import Reading
-from appliance.protocol.devices import DeviceKind, Occupant
+from appliance.protocol.devices import DeviceCause, DeviceHealth, DeviceKind, Link, Occupant
 from appliance.slots.ledger import Holding, device_room, device_view
 
 
@@ -22,7 +25,7 @@ def reading(
         total_bytes=total,
         available_bytes=available,
         used_by_pid=by_pid or {},
-        problem=problem,
+        condition=gpu_fails(problem) if problem else HEALTHY,
     )
 
 
@@ -115,7 +118,40 @@ def test_engine_that_starts_marks_its_device() -> None:
 
 def test_device_with_a_problem_is_not_used() -> None:
     assert not device_room(reading(0, 0, problem="lost"), [], 0).is_usable
-    assert device_view(reading(0, 0, problem="lost"), [], 0).problem == "lost"
+    view = device_view(reading(0, 0, problem="lost"), [], 0)
+    assert view.problem == "it does not answer (lost)"
+    assert (view.health, view.cause) == (DeviceHealth.QUARANTINED, DeviceCause.GPU_FAILS)
+    assert view.remedy
+
+
+def test_degraded_device_is_used_and_says_why() -> None:
+    source = replace(reading(100, 80), condition=xid_noted(31, "a program went wrong", 1))
+    view = device_view(source, [], 0)
+    assert device_room(source, [], 0).is_usable
+    assert view.problem is None
+    assert "Xid 31" in (view.note or "")
+
+
+def test_processes_of_others_are_listed_and_ours_are_not() -> None:
+    source = replace(
+        reading(100, 40, DeviceKind.GPU, by_pid={7: 20, 8: 5, 9: 25}), process_names={9: "python3"}
+    )
+    elsewhere = holding(30, device="elsewhere", pids=(8,))
+    others = device_view(source, [holding(30, pids=(7,)), elsewhere], 0).processes
+    assert [(each.pid, each.name, each.bytes) for each in others] == [(9, "python3", 25)]
+
+
+def test_free_memory_shrinks_with_what_others_take() -> None:
+    calm = reading(100, 50, DeviceKind.GPU, by_pid={7: 30, 9: 20})
+    taken = reading(100, 10, DeviceKind.GPU, by_pid={7: 30, 9: 60})
+    assert (free(calm, [holding(30, pids=(7,))]), free(taken, [holding(30, pids=(7,))])) == (50, 10)
+
+
+def test_links_and_names_for_cuda_reach_the_planner() -> None:
+    source = replace(reading(100, 80), links={"b": Link.NVLINK}, numa_node=1, visible_as="MIG-a")
+    room = device_room(source, [], 0)
+    assert (room.links, room.visible_as) == ({"b": 0}, "MIG-a")
+    assert device_view(source, [], 0).numa_node == 1
 
 
 def test_people_never_see_negative_sizes() -> None:
