@@ -31,6 +31,11 @@ _MEASURE_IDLE_EVERY_S = 10.0
 _FREED_EVERY_S = 0.25
 # The first question to a driver without persistence mode takes seconds for each GPU.
 _ANSWER_S = 20.0
+_KINDS = {
+    DeviceSource.NVML: DeviceKind.GPU,
+    DeviceSource.CPU: DeviceKind.CPU,
+    DeviceSource.SIMULATED: DeviceKind.SIMULATED,
+}
 
 
 class DeviceMonitor:
@@ -66,7 +71,7 @@ class DeviceMonitor:
         """Kind of all devices of this machine."""
         if self._readings:
             return self._readings[0].kind
-        return DeviceKind.CPU if self.source is DeviceSource.CPU else DeviceKind.GPU
+        return _KINDS[self.source]
 
     async def open(self) -> None:
         """First reading. Raises DeviceError, but not for GPUs whose driver is broken."""
