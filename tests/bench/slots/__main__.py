@@ -1,11 +1,10 @@
 """Who is loaded when: the product's decision against FIFO, LRU and the offline optimum.
 
-Run by `scripts/bench slots [--json] [--trace NAME]`; the last line of `--json` is one object.
+Run by `scripts/bench slots [--trace NAME] [--json]`; the last line of `--json` is one object.
 """
 
 import argparse
 import json
-from dataclasses import asdict
 
 from tests.bench.slots.baselines import (
     FirstComeFirstLoaded,
@@ -16,12 +15,22 @@ from tests.bench.slots.baselines import (
 )
 from tests.bench.slots.parts import Trace
 from tests.bench.slots.product import Appliance
-from tests.bench.slots.report import HEAD, Result, result, row
+from tests.bench.slots.report import (
+    HEAD,
+    OURS,
+    Result,
+    as_json,
+    optimum,
+    result,
+    row,
+    summary,
+    verdict,
+)
 from tests.bench.slots.traces import all_traces
 from tests.bench.slots.world import Policy, World
 
 
-def measure(trace: Trace) -> list[Result]:
+def measure(trace: Trace) -> dict[str, Result]:
     """All policies on one trace, the product's first."""
     policies: list[Policy] = [
         Appliance(),
@@ -31,24 +40,27 @@ def measure(trace: Trace) -> list[Result]:
         LeastRecentlyUsed(),
         LeastRecentlyUsedDraining(),
     ]
-    return [result(trace, policy, World(trace, policy).run()) for policy in policies]
+    return {policy.name: result(trace, policy, World(trace, policy).run()) for policy in policies}
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="scripts/bench slots")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
-    parser.add_argument("--trace", help="only the traces whose names begin so")
+    parser.add_argument("--trace", default="", help="only the traces whose names begin so")
     arguments = parser.parse_args()
     report = {}
     for trace in all_traces():
-        if not trace.name.startswith(arguments.trace or ""):
+        if not trace.name.startswith(arguments.trace):
             continue
         print(f"{trace.name}: {trace.about}\n{HEAD}")
         results = measure(trace)
-        for each in results:
-            print(row(each), flush=True)
-        report[trace.name] = {each.policy: asdict(each) for each in results}
+        for each in results.values():
+            print(row(each))
+        best = optimum(trace)
+        judged = verdict(results, best)
+        print(summary(results[OURS], best, judged), flush=True)
+        report[trace.name] = as_json(results, best, judged)
     if arguments.json:
         print(json.dumps({"traces": report}))
 

@@ -1,16 +1,22 @@
-"""Numbers of one run, and the table."""
+"""Numbers of one run, how they compare, and the table."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from tests.bench.slots.optimum import fewest_loads, most_served_s, places
 from tests.bench.slots.parts import Trace
 from tests.bench.slots.product import Appliance
 from tests.bench.slots.world import Account, Policy
 
+OURS = Appliance.name
+PEERS = ("fifo", "lru")
+SERVING_AT_LEAST = 0.85
+
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One policy on one trace. Waits in seconds."""
+    """One policy on one trace. Waits of people, until the lease, in seconds."""
 
     policy: str
     loads: int
@@ -30,6 +36,29 @@ class Result:
     bound_broken: int = 0
     bound_share: float = 0.0
     """The worst wait of a wish that fell due, as a share of its limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimum:
+    """What nobody could do better who knew the trace."""
+
+    served_s: float | None
+    """Upper bound; None where batches would take all that people do not."""
+    loads_in_order: int
+    """Of anyone who serves in the order of arrival."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How the product compares."""
+
+    loads_by_peer: dict[str, float]
+    """Its loads as a share of the peer's."""
+    p95_by_peer: dict[str, float]
+    serving: float | None
+    """Work that it served as a share of the upper bound."""
+    broken: list[str]
+    """What must hold and does not."""
 
 
 def result(trace: Trace, policy: Policy, account: Account) -> Result:
@@ -54,6 +83,96 @@ def result(trace: Trace, policy: Policy, account: Account) -> Result:
     )
 
 
+def optimum(trace: Trace) -> Optimum:
+    """Bounds on any policy."""
+    at_once = sum(
+        min(request.service_s, max(trace.horizon_s - request.at, 0.0)) for request in trace.requests
+    )
+    has_batches = any(session.is_batch for session in trace.sessions)
+    served_s = None if has_batches else at_once + most_served_s(trace)
+    asked = [(request.at, request.model) for request in trace.requests]
+    asked += [
+        (session.start + turn * (session.service_s + session.think_s), session.model)
+        for session in trace.sessions
+        for turn in range(
+            math.ceil((session.end - session.start) / (session.service_s + session.think_s))
+        )
+    ]
+    return Optimum(
+        served_s=None if served_s is None else round(served_s, 1),
+        loads_in_order=fewest_loads([model for _, model in sorted(asked)], places(trace)),
+    )
+
+
+def verdict(results: dict[str, Result], best: Optimum) -> Verdict:
+    """The product against FIFO, LRU and the optimum; equal to a peer is as good as it."""
+    ours = results[OURS]
+    broken = []
+    for peer in PEERS:
+        theirs = results[peer]
+        if ours.loads > theirs.loads:
+            broken.append(f"more loads than {peer}")
+        if ours.wait_p95_s > theirs.wait_p95_s:
+            broken.append(f"a longer p95 wait than {peer}")
+    if ours.bound_broken:
+        broken.append("the bound on waiting")
+    if ours.refused or ours.never_served:
+        broken.append("everybody served")
+    serving = None if best.served_s is None else round(ours.served_s / best.served_s, 4)
+    if serving is not None and serving < SERVING_AT_LEAST:
+        broken.append(f"{SERVING_AT_LEAST:.0%} of the optimum's serving time")
+    return Verdict(
+        loads_by_peer={peer: _share(ours.loads, results[peer].loads) for peer in PEERS},
+        p95_by_peer={peer: _share(ours.wait_p95_s, results[peer].wait_p95_s) for peer in PEERS},
+        serving=serving,
+        broken=broken,
+    )
+
+
+HEAD = (
+    f"  {'policy':<10}{'loads':>6}{'p50':>9}{'p95':>9}{'p99':>9}{'max':>9}{'serving':>9}"
+    f"{'work':>9}{'requests':>9}{'lost':>6}"
+)
+
+
+def row(each: Result) -> str:
+    """A line of the table."""
+    return (
+        f"  {each.policy:<10}{each.loads:>6}{each.wait_p50_s:>9.1f}{each.wait_p95_s:>9.1f}"
+        f"{each.wait_p99_s:>9.1f}{each.wait_max_s:>9.1f}{each.serving:>9.1%}"
+        f"{each.served_s:>9.0f}{each.requests:>9}{each.refused + each.never_served:>6}"
+    )
+
+
+def summary(ours: Result, best: Optimum, judged: Verdict) -> str:
+    """What follows from the table."""
+    peers = "; ".join(
+        f"{judged.loads_by_peer[peer]:.0%} of {peer}'s loads,"
+        f" {judged.p95_by_peer[peer]:.0%} of its p95"
+        for peer in PEERS
+    )
+    lines = [f"  {OURS}: {peers}"]
+    if judged.serving is not None:
+        lines.append(f"  work served: {judged.serving:.1%} of what the optimum could at most")
+    lines.append(f"  loads of the optimum in the order of arrival: {best.loads_in_order}")
+    lines.append(
+        f"  bound on waiting: {ours.bound_checked} fell due, {ours.bound_broken} broke it,"
+        f" at most {ours.bound_share:.0%} of it was used"
+    )
+    if judged.broken:
+        lines.append(f"  DOES NOT HOLD: {', '.join(judged.broken)}")
+    return "\n".join(lines)
+
+
+def as_json(results: dict[str, Result], best: Optimum, judged: Verdict) -> dict[str, Any]:
+    """One trace for `--json`."""
+    return {
+        "policies": {name: asdict(each) for name, each in results.items()},
+        "optimum": asdict(best),
+        "verdict": asdict(judged),
+    }
+
+
 def _rank(ordered: list[float], share: float) -> float:
     """Nearest rank of ascending values."""
     if not ordered:
@@ -61,22 +180,7 @@ def _rank(ordered: list[float], share: float) -> float:
     return round(ordered[max(math.ceil(len(ordered) * share), 1) - 1], 2)
 
 
-def row(each: Result) -> str:
-    """A line of the table."""
-    return (
-        f"  {each.policy:<11}{each.loads:>6}{each.wait_p50_s:>9.1f}{each.wait_p95_s:>9.1f}"
-        f"{each.wait_p99_s:>9.1f}{each.wait_max_s:>9.1f}{each.serving:>9.1%}"
-        f"{each.served_s:>11.0f}{each.requests:>8}{each.refused + each.never_served:>6}"
-        + (
-            f"  bound: {each.bound_broken} of {each.bound_checked} broken,"
-            f" at most {each.bound_share:.0%} of it"
-            if each.bound_checked
-            else ""
-        )
-    )
-
-
-HEAD = (
-    f"  {'policy':<11}{'loads':>6}{'p50':>9}{'p95':>9}{'p99':>9}{'max':>9}{'serving':>9}"
-    f"{'work s':>11}{'reqs':>8}{'lost':>6}"
-)
+def _share(ours: float, theirs: float) -> float:
+    if theirs == 0:
+        return 1.0 if ours == 0 else math.inf
+    return round(ours / theirs, 3)
