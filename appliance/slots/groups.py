@@ -5,7 +5,6 @@ from itertools import combinations
 from math import comb
 
 from appliance.slots.occupancy import DeviceState
-from appliance.slots.plans import DeviceRoom
 
 Group = tuple[DeviceState, ...]
 
@@ -14,89 +13,99 @@ _MOST_GROUPS = 100
 _UNKNOWN = 9
 # NVLink and a common PCIe switch; farther devices are no group worth keeping together.
 _WORTH_KEEPING = (0, 1)
-
-
-def candidate_groups(
-    states: Sequence[DeviceState], size: int, order: Callable[[DeviceState], object]
-) -> Iterator[Group]:
-    """All groups where they are few, else for each device the group of its best partners.
-
-    Partners are taken by `order`, which says what a device costs, then by how close they are.
-    """
-    if size > len(states):
-        return
-    if comb(len(states), size) <= _MOST_GROUPS:
-        yield from combinations(states, size)
-        return
-    ranks = {id(state): order(state) for state in states}
-    seen = set()
-    for seed in states:
-        partners = sorted(
-            (state for state in states if state is not seed),
-            key=lambda state: (
-                ranks[id(state)],
-                _link(seed.room, state.room),
-                -len(state.residents),
-                state.room.index,
-            ),
-        )
-        group = tuple(
-            sorted([seed, *partners[: size - 1]], key=lambda each: (each.room.index, each.room.id))
-        )
-        ids = tuple(state.room.id for state in group)
-        if ids not in seen:
-            seen.add(ids)
-            yield group
-
-
-def distance(group: Group) -> tuple[int, int]:
-    """The worst link within a group, and the sum of all: collectives wait for the slowest."""
-    links = [_link(one.room, other.room) for one, other in combinations(group, 2)]
-    return (max(links, default=0), sum(links))
+_SAME_NUMA = 2
 
 
 class Islands:
-    """Devices that are linked closely, and which of them nobody uses."""
+    """Devices that are linked, for each kind of link, and which of them nobody uses."""
 
     def __init__(self, states: Sequence[DeviceState]) -> None:
         self._of: list[dict[str, int]] = []
-        """For each kind of link the island of a device."""
-        self._intact: list[dict[int, int]] = []
-        """For each kind of link the unused devices of an island."""
-        if not any(state.room.links for state in states):
-            return
-        for farthest in _WORTH_KEEPING:
-            islands = _connected([state.room for state in states], farthest)
-            intact: dict[int, int] = {}
-            for state in states:
-                if _is_intact(state):
-                    island = islands[state.room.id]
-                    intact[island] = intact.get(island, 0) + 1
-            self._of.append(islands)
-            self._intact.append(intact)
+        """The number of a device's island, for each kind of link and all that are closer."""
+        self._unused: list[dict[int, int]] = []
+        """How many devices of an island nobody uses."""
+        if any(state.room.links for state in states):
+            self._find(states)
 
-    def loss(self, group: Group) -> tuple[int, ...]:
-        """For each kind of link how much smaller the largest groups become, in devices.
+    def _find(self, states: Sequence[DeviceState]) -> None:
+        near: dict[str, list[tuple[int, str]]] = {state.room.id: [] for state in states}
+        for state in states:
+            device = state.room.id
+            for peer, link in state.room.links.items():
+                if link <= _SAME_NUMA and peer in near:
+                    near[device].append((link, peer))
+                    near[peer].append((link, device))
+        for farthest in range(_SAME_NUMA + 1):
+            islands = _connected(near, farthest)
+            unused = dict.fromkeys(islands.values(), 0)
+            for state in states:
+                unused[islands[state.room.id]] += _is_unused(state)
+            self._of.append(islands)
+            self._unused.append(unused)
+
+    def loss(self, group: Group) -> list[int]:
+        """For each close kind of link how much smaller the largest groups become, in devices.
 
         A group of tensor parallel ranks takes a power of two of unused, linked devices.
         """
         lost = []
-        for islands, intact in zip(self._of, self._intact, strict=True):
+        for kind in _WORTH_KEEPING[: len(self._of)]:
+            islands, unused = self._of[kind], self._unused[kind]
             taken: dict[int, int] = {}
             for state in group:
-                if _is_intact(state):
+                if _is_unused(state):
                     island = islands[state.room.id]
                     taken[island] = taken.get(island, 0) + 1
             lost.append(
                 sum(
-                    _largest_group(intact[island]) - _largest_group(intact[island] - count)
+                    _largest_group(unused[island]) - _largest_group(unused[island] - count)
                     for island, count in taken.items()
                 )
             )
-        return tuple(lost)
+        return lost
+
+    def groups(
+        self, states: Sequence[DeviceState], size: int, order: Callable[[DeviceState], object]
+    ) -> Iterator[Group]:
+        """All groups of that size where they are few, else the best ones of each island.
+
+        `order` says which devices are better than others; the states come by index.
+        """
+        if comb(len(states), size) <= _MOST_GROUPS:
+            yield from combinations(states, size)
+            return
+        number = {id(state): at for at, state in enumerate(states)}
+        ordered = sorted(states, key=lambda state: (order(state), number[id(state)]))
+        yield _by_index(ordered[:size], number)
+        for islands in self._of:
+            members: dict[int, list[DeviceState]] = {}
+            for state in ordered:
+                members.setdefault(islands[state.room.id], []).append(state)
+            # Where no island is large enough, the largest ones together come closest.
+            largest = sorted(members.values(), key=len, reverse=True)
+            together = [state for island in largest for state in island]
+            for island in (*members.values(), together):
+                if len(island) >= size:
+                    yield _by_index(island[:size], number)
 
 
-def _is_intact(state: DeviceState) -> bool:
+def distance(group: Group) -> tuple[int, int]:
+    """The worst link within a group, and the sum of all: collectives wait for the slowest."""
+    worst = total = 0
+    for one, other in combinations(group, 2):
+        link = min(
+            one.room.links.get(other.room.id, _UNKNOWN), other.room.links.get(one.room.id, _UNKNOWN)
+        )
+        worst = max(worst, link)
+        total += link
+    return (worst, total)
+
+
+def _by_index(states: Sequence[DeviceState], number: dict[int, int]) -> Group:
+    return tuple(sorted(states, key=lambda state: number[id(state)]))
+
+
+def _is_unused(state: DeviceState) -> bool:
     return state.room.is_usable and not state.neighbours
 
 
@@ -105,24 +114,17 @@ def _largest_group(devices: int) -> int:
     return 1 << (devices.bit_length() - 1) if devices > 1 else 0
 
 
-def _link(one: DeviceRoom, other: DeviceRoom) -> int:
-    return min(one.links.get(other.id, _UNKNOWN), other.links.get(one.id, _UNKNOWN))
-
-
-def _connected(rooms: Sequence[DeviceRoom], farthest: int) -> dict[str, int]:
-    """The number of each device's island."""
-    by_id = {room.id: room for room in rooms}
+def _connected(near: dict[str, list[tuple[int, str]]], farthest: int) -> dict[str, int]:
+    """The number of each device's island; `near` are its peers with their links."""
     islands: dict[str, int] = {}
-    for number, start in enumerate(rooms):
+    for number, start in enumerate(near):
         queue = [start]
         while queue:
-            room = queue.pop()
-            if room.id in islands:
+            device = queue.pop()
+            if device in islands:
                 continue
-            islands[room.id] = number
+            islands[device] = number
             queue += [
-                by_id[peer]
-                for peer, link in room.links.items()
-                if link <= farthest and peer in by_id and peer not in islands
+                peer for link, peer in near[device] if link <= farthest and peer not in islands
             ]
     return islands

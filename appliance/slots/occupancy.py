@@ -1,7 +1,6 @@
 """Who is on which device, and how hard it is to get them off. Pure; made once for a decision."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import IntEnum
 
 from appliance.slots.plans import DeviceRoom, PlanRequest, Resident
@@ -22,64 +21,50 @@ class Tie(IntEnum):
     NEVER = 5
 
 
-@dataclass(eq=False)
+# Members of an enum are looked up slowly, and there are thousands of residents.
+_NOTHING, _LEAVING, _IDLE, _BUSY, _PINNED, _NEVER = (int(tie) for tie in Tie)
+
+
 class DeviceState:
     """A device with its residents."""
 
-    room: DeviceRoom
-    residents: list[tuple[Tie, Resident]] = field(default_factory=list)
-    held_bytes: list[int] = field(default_factory=lambda: [0] * Tie.NEVER)
-    """By the tie of those who hold it."""
-    hardest: Tie = Tie.NOTHING
-    """Of all residents."""
-    hardest_exclusive: Tie = Tie.NOTHING
-    """Of those that share with nobody."""
-    spans: bool = False
-    """Whether a resident is on other devices too."""
+    __slots__ = (
+        "free_bytes", "hardest", "hardest_exclusive", "held_bytes", "neighbours", "residents",
+        "room", "spans",
+    )  # fmt: skip
 
-    def add(self, resident: Resident, tie: Tie, held_bytes: int) -> None:
-        """One more resident."""
-        self.residents.append((tie, resident))
-        self.held_bytes[tie] += held_bytes
-        if tie > self.hardest:
-            self.hardest = tie
-        if resident.is_exclusive and tie > self.hardest_exclusive:
-            self.hardest_exclusive = tie
-        if len(resident.bytes_by_device) > 1:
-            self.spans = True
-
-    @property
-    def neighbours(self) -> int:
+    def __init__(self, room: DeviceRoom) -> None:
+        self.room = room
+        self.residents: list[tuple[int, Resident]] = []
+        """With the tie of each."""
+        self.held_bytes = [0] * _NEVER
+        """By the tie of those who hold it."""
+        self.free_bytes: list[int] = []
+        """Once all residents up to a tie are gone."""
+        self.hardest = _NOTHING
+        """The tie of all residents."""
+        self.hardest_exclusive = _NOTHING
+        """Of those that share with nobody."""
+        self.neighbours = 0
         """Residents that stay."""
-        return sum(tie > Tie.LEAVING for tie, _ in self.residents)
+        self.spans = False
+        """Whether a resident is on other devices too."""
 
-    def most_bytes(self, upto: Tie) -> int:
-        """Free once all residents up to that tie are gone."""
-        return self.room.free_bytes + sum(self.held_bytes[: upto + 1])
-
-    def tie(self, need_bytes: int, *, is_exclusive: bool) -> Tie:
+    def tie(self, need_bytes: int, *, is_exclusive: bool) -> int:
         """What has to happen before so many bytes fit, and before nobody is there who minds."""
-        if self.room.total_bytes < need_bytes:
-            return Tie.NEVER
+        if self.room.total_bytes >= need_bytes:
+            blocked_by = self.hardest if is_exclusive else self.hardest_exclusive
+            for tie in range(blocked_by, _NEVER):
+                if self.free_bytes[tie] >= need_bytes:
+                    return tie
+        return _NEVER
+
+    def most_bytes(self, *, is_exclusive: bool) -> int:
+        """The most that a model can get here without what its owner wants to keep; or -1."""
         blocked_by = self.hardest if is_exclusive else self.hardest_exclusive
-        free = self.room.free_bytes
-        for tie in _STEPS:
-            free += self.held_bytes[tie]
-            if tie >= blocked_by and free >= need_bytes:
-                return tie
-        return Tie.NEVER
-
-
-_STEPS = tuple(Tie)[: Tie.NEVER]
-
-
-def tie_of(resident: Resident) -> Tie:
-    """How hard it is to get it off."""
-    if resident.is_leaving:
-        return Tie.LEAVING
-    if resident.is_pinned:
-        return Tie.PINNED
-    return Tie.BUSY if resident.is_busy else Tie.IDLE
+        if blocked_by > _BUSY or not self.room.is_usable:
+            return -1
+        return min(self.free_bytes[_BUSY], self.room.total_bytes)
 
 
 class Occupancy:
@@ -88,30 +73,52 @@ class Occupancy:
     def __init__(self, rooms: Sequence[DeviceRoom], residents: Sequence[Resident]) -> None:
         ordered = sorted(rooms, key=lambda room: (room.index, room.id))
         self.states = [DeviceState(room) for room in ordered]
-        self.residents = residents
         by_id = {state.room.id: state for state in self.states}
         for resident in residents:
             tie = tie_of(resident)
-            for device, held_bytes in resident.bytes_by_device.items():
-                state = by_id.get(device)
-                if state is not None:
-                    state.add(resident, tie, held_bytes)
+            spans = len(resident.bytes_by_device) > 1
+            is_exclusive = resident.is_exclusive
+            for device, size in resident.bytes_by_device.items():
+                if device not in by_id:
+                    continue
+                state = by_id[device]
+                state.residents.append((tie, resident))
+                state.held_bytes[tie] += size
+                if tie > state.hardest:
+                    state.hardest = tie
+                if tie > _LEAVING:
+                    state.neighbours += 1
+                if is_exclusive and tie > state.hardest_exclusive:
+                    state.hardest_exclusive = tie
+                if spans:
+                    state.spans = True
+        for state in self.states:
+            free = state.room.free_bytes
+            for held_bytes in state.held_bytes:
+                free += held_bytes
+                state.free_bytes.append(free)
 
     def fits(self, request: PlanRequest) -> bool:
         """Whether the model finds room once all that may go are gone.
 
         Devices are independent, so a group exists exactly if enough of them can serve.
         """
-        allowed = [
-            state for state in self.states if state.room.is_usable and request.allows(state.room)
+        serving = [
+            (state.most_bytes(is_exclusive=request.is_exclusive), state.room)
+            for state in self.states
+            if request.allows(state.room)
         ]
         for option in request.options:
-            serving = 0
-            for state in allowed:
-                if not option.allows(state.room):
-                    continue
-                tie = state.tie(option.need_bytes, is_exclusive=request.is_exclusive)
-                serving += tie <= Tie.BUSY
-                if serving == option.tp_size:
-                    return True
+            most = sorted((size for size, room in serving if option.allows(room)), reverse=True)
+            if option.tp_size <= len(most) and most[option.tp_size - 1] >= option.need_bytes:
+                return True
         return False
+
+
+def tie_of(resident: Resident) -> int:
+    """How hard it is to get it off."""
+    if resident.is_leaving:
+        return _LEAVING
+    if resident.is_pinned:
+        return _PINNED
+    return _BUSY if resident.is_busy else _IDLE

@@ -6,10 +6,11 @@ victims whose loss is expected to cost least, then devices that are close to eac
 leaves room for later groups.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from appliance.slots.groups import Group, Islands, candidate_groups, distance
+from appliance.slots.groups import Group, Islands, distance
 from appliance.slots.occupancy import DeviceState, Occupancy, Tie
 from appliance.slots.plans import (
     DeviceRoom,
@@ -22,7 +23,7 @@ from appliance.slots.plans import (
     Wait,
 )
 from appliance.slots.refusal import refuse
-from appliance.slots.victims import VictimSearch
+from appliance.slots.victims import Candidates, Victims, VictimSearch, cost_s
 
 
 def plan(rooms: Sequence[DeviceRoom], residents: Sequence[Resident], request: PlanRequest) -> Plan:
@@ -39,7 +40,7 @@ def plan(rooms: Sequence[DeviceRoom], residents: Sequence[Resident], request: Pl
     )
 
 
-_Rank = tuple[bool, int, tuple[int, int], int, list[int]]
+_Rank = tuple[bool, int, tuple[int, int], int]
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,13 @@ class _Choice:
     """A group, and who has to go there."""
 
     is_starting: bool
-    cost_s: float
-    victims: tuple[Resident, ...]
     group: Group
+    victims: Victims
+
+    @property
+    def cost(self) -> tuple[bool, float]:
+        """What counts between options."""
+        return (self.is_starting, self.victims.cost_s)
 
 
 class _Search:
@@ -59,26 +64,32 @@ class _Search:
         self._occupancy = occupancy
         self._request = request
         allowed = [state for state in occupancy.states if request.allows(state.room)]
+        usable = [state for state in allowed if state.room.is_usable]
         self._broken = [state for state in allowed if not state.room.is_usable]
-        self._ties = {
-            option: [
-                (state.tie(option.need_bytes, is_exclusive=request.is_exclusive), state)
-                for state in allowed
-                if state.room.is_usable and option.allows(state.room)
-            ]
+        self._ties = [
+            (
+                option,
+                [
+                    (state.tie(option.need_bytes, is_exclusive=request.is_exclusive), state)
+                    for state in usable
+                    if option.allows(state.room)
+                ],
+            )
             for option in request.options
-        }
-        self._islands: Islands | None = None
+        ]
+
+    @cached_property
+    def _islands(self) -> Islands:
+        return Islands(self._occupancy.states)
 
     def place(self) -> Plan | None:
         """Room as it is; where an engine starts, the next one waits."""
         starting: Group | None = None
-        for option in self._request.options:
-            ready = self._upto(option, Tie.NOTHING)
+        for option, ready in self._serving(Tie.NOTHING):
             free = [state for state in ready if not state.room.is_starting]
             if len(free) >= option.tp_size:
                 return Place(_rooms(self._roomiest(free, option)))
-            if starting is None and len(ready) >= option.tp_size:
+            if starting is None:
                 starting = self._roomiest(ready, option)
         if starting is None:
             return None
@@ -86,12 +97,11 @@ class _Search:
 
     def wait_for_leaving(self) -> Plan | None:
         """Memory that comes back by itself."""
-        for option in self._request.options:
-            states = self._upto(option, Tie.LEAVING)
-            if len(states) < option.tp_size:
-                continue
+        for option, states in self._serving(Tie.LEAVING):
             group = self._roomiest(states, option)
-            there = _residents(group, lambda tie: tie is Tie.LEAVING)
+            there = _in_order(
+                each for state in group for tie, each in state.residents if tie == Tie.LEAVING
+            )
             busy = [resident for resident in there if resident.is_busy]
             reason = f"waits until {_names(there)} has given its memory back"
             if busy:
@@ -102,99 +112,119 @@ class _Search:
     def evict(self) -> Plan | None:
         """Stop engines that have nothing to do."""
         found = self._cheapest(Tie.IDLE)
-        return None if found is None else Evict(_in_order(found.victims), _rooms(found.group))
+        if found is None:
+            return None
+        return Evict(_in_order(found.victims.residents), _rooms(found.group))
 
     def wait_for_busy(self) -> Plan | None:
         """Engines that will have nothing to do."""
         found = self._cheapest(Tie.BUSY)
         if found is None:
             return None
-        busy = _in_order([each for each in found.victims if each.is_busy])
+        busy = _in_order(each for each in found.victims.residents if each.is_busy)
         return Wait(f"waits for the requests of {_names(busy)}", busy, _rooms(found.group))
 
     def wait_for_device(self) -> Plan | None:
         """Devices that cannot be used now may come back; what is on them is not known."""
-        for option in self._request.options:
+        for option, ties in self._ties:
             broken = [
                 state
                 for state in self._broken
                 if option.allows(state.room) and _may_be_large_enough(state.room, option)
             ]
-            states = self._upto(option, Tie.BUSY)
+            states = [state for tie, state in ties if tie <= Tie.BUSY]
             missing = option.tp_size - len(states)
-            if 0 < missing <= len(broken):
+            if missing <= len(broken):
                 group = (*states, *broken[:missing])
                 names = ", ".join(str(state.room.index) for state in broken[:missing])
                 return Wait(f"waits until device {names} can be used again", (), _rooms(group))
         return None
 
     def in_the_way(self) -> tuple[Resident, ...]:
-        """The fewest engines whose owner keeps them and without which it would fit."""
+        """The engines whose owner keeps them and without which it would fit."""
         found = self._cheapest(Tie.PINNED)
-        victims = () if found is None else found.victims
-        return _in_order([each for each in victims if each.is_pinned])
+        victims = () if found is None else found.victims.residents
+        return _in_order(each for each in victims if each.is_pinned)
 
-    def _upto(self, option: Option, most: Tie) -> list[DeviceState]:
-        return [state for tie, state in self._ties[option] if tie <= most]
+    def _serving(self, upto: Tie) -> list[tuple[Option, list[DeviceState]]]:
+        """The options for which enough devices can serve."""
+        found = []
+        for option, ties in self._ties:
+            states = [state for tie, state in ties if tie <= upto]
+            if len(states) >= option.tp_size:
+                found.append((option, states))
+        return found
 
     def _roomiest(self, states: Sequence[DeviceState], option: Option) -> Group:
         """The closest group that spares later ones, with the fewest neighbours, the tightest."""
-        if self._islands is None:
-            self._islands = Islands(self._occupancy.states)
-        islands = self._islands
 
-        def rank(group: Group) -> tuple[object, ...]:
+        def order(state: DeviceState) -> object:
+            return (self._islands.loss((state,)), state.neighbours, state.room.free_bytes)
+
+        def rank(group: Group) -> tuple[tuple[int, int], list[int], int, int, list[int]]:
             return (
                 distance(group),
-                islands.loss(group),
+                self._islands.loss(group),
                 sum(state.neighbours for state in group),
                 sum(state.room.free_bytes for state in group),
                 _indices(group),
             )
 
-        return min(candidate_groups(states, option.tp_size, lambda _: 0), key=rank)
+        return min(self._islands.groups(states, option.tp_size, order), key=rank)
 
     def _cheapest(self, upto: Tie) -> _Choice | None:
         """Over all options: the one that costs least, then the one that is preferred."""
-        choices = [
-            self._cheapest_of(option, states, upto)
-            for option in self._request.options
-            if len(states := self._upto(option, upto)) >= option.tp_size
-        ]
-        return min(choices, key=lambda each: (each.is_starting, each.cost_s), default=None)
+        serving = self._serving(upto)
+        if not serving:
+            return None
+        candidates = Candidates(self._occupancy, upto)
+        best: _Choice | None = None
+        for option, states in serving:
+            choice = self._cheapest_of(option, states, candidates, best)
+            if best is None or choice is not None:
+                best = choice
+        return best
 
-    def _cheapest_of(self, option: Option, states: Sequence[DeviceState], upto: Tie) -> _Choice:
-        """The group that costs least; within a second of waiting the one that is closest."""
+    def _cheapest_of(
+        self,
+        option: Option,
+        states: Sequence[DeviceState],
+        candidates: Candidates,
+        preferred: _Choice | None,
+    ) -> _Choice | None:
+        """The group that costs least; within a second of waiting the one that is closest.
+
+        None if it does not cost less than what is preferred.
+        """
         search = VictimSearch(
-            self._occupancy,
-            upto,
-            need_bytes=option.need_bytes,
-            is_exclusive=self._request.is_exclusive,
+            candidates, need_bytes=option.need_bytes, is_exclusive=self._request.is_exclusive
         )
 
-        def order(state: DeviceState) -> tuple[bool, int]:
-            return (state.room.is_starting, int(search.least_cost_s((state,))))
+        def order(state: DeviceState) -> object:
+            return (state.room.is_starting, search.least_weight((state,)))
 
-        def at_least(group: Group) -> tuple[bool, int, tuple[int, int], list[int]]:
-            least_s = int(search.least_cost_s(group))
-            return (_is_starting(group), least_s, distance(group), _indices(group))
+        def rank(group: Group, weight: int) -> _Rank:
+            return (_is_starting(group), int(cost_s(weight)), distance(group), weight)
 
-        bounds = {
-            group: at_least(group) for group in candidate_groups(states, option.tp_size, order)
-        }
-        best: tuple[_Rank, _Choice] | None = None
-        for group, (is_starting, least_s, far, indices) in sorted(
-            bounds.items(), key=lambda each: each[1]
-        ):
-            if best is not None and (is_starting, least_s) > best[0][:2]:
+        groups = [
+            (rank(group, search.least_weight(group)), search.last_used(group), group)
+            for group in self._islands.groups(states, option.tp_size, order)
+        ]
+        groups.sort(key=lambda each: (each[0], each[1], _indices(each[2])))
+        best: tuple[_Rank, list[tuple[float, str]], list[int]] | None = None
+        choice: _Choice | None = None
+        for bound, _, group in groups:
+            is_least = best is not None and bound > best[0]
+            if is_least or (choice is not None and candidates.is_time_over):
                 break
+            if preferred is not None and (bound[0], cost_s(bound[3])) >= preferred.cost:
+                continue
             victims = search.best(group)
-            cost_s = search.cost_s(victims)
-            rank = (is_starting, int(cost_s), far, victims.weight, indices)
-            if best is None or rank < best[0]:
-                best = (rank, _Choice(is_starting, cost_s, victims.residents, group))
-        assert best is not None
-        return best[1]
+            found = (rank(group, victims.weight), victims.newest_first(), _indices(group))
+            if best is None or found < best:
+                best, choice = found, _Choice(bound[0], group, victims)
+        is_cheaper = choice is not None and (preferred is None or choice.cost < preferred.cost)
+        return choice if is_cheaper else None
 
 
 def _may_be_large_enough(room: DeviceRoom, option: Option) -> bool:
@@ -214,13 +244,10 @@ def _is_starting(group: Group) -> bool:
     return any(state.room.is_starting for state in group)
 
 
-def _residents(group: Group, keep: Callable[[Tie], bool]) -> tuple[Resident, ...]:
-    there = {each.engine_id: each for state in group for tie, each in state.residents if keep(tie)}
-    return _in_order(there.values())
-
-
 def _in_order(residents: Iterable[Resident]) -> tuple[Resident, ...]:
-    return tuple(sorted(residents, key=lambda each: (each.last_used, each.engine_id)))
+    """Each once, the least recently used one first."""
+    by_id = {each.engine_id: each for each in residents}
+    return tuple(sorted(by_id.values(), key=lambda each: (each.last_used, each.engine_id)))
 
 
 def _names(residents: Sequence[Resident]) -> str:

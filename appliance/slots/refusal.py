@@ -15,6 +15,7 @@ from appliance.slots.plans import (
 )
 from appliance.units import MIB, format_size
 
+_PINNED = int(Tie.PINNED)
 # More devices than these are counted, not listed, in words for people.
 _MOST_LISTED = 8
 # Less is what drivers and rounding take.
@@ -24,7 +25,7 @@ _LEAST_FOREIGN_BYTES = 16 * MIB
 def refuse(occupancy: Occupancy, request: PlanRequest, *, in_the_way: Sequence[Resident]) -> Refuse:
     """The refusal; `in_the_way` are the pinned engines without which it would fit."""
     allowed = [state for state in occupancy.states if request.allows(state.room)]
-    have = tuple(Have(device=each.room, most_bytes=each.most_bytes(Tie.BUSY)) for each in allowed)
+    have = tuple(Have(device=each.room, most_bytes=each.free_bytes[Tie.BUSY]) for each in allowed)
     holders = tuple(holder for state in allowed for holder in _holders(state))
     suggestions = tuple(_suggestions(occupancy, request, in_the_way))
     message = _message(occupancy, request, have, holders)
@@ -34,19 +35,19 @@ def refuse(occupancy: Occupancy, request: PlanRequest, *, in_the_way: Sequence[R
 def _holders(state: DeviceState) -> Iterator[Holder]:
     """Those on a device who stay, largest first."""
     device = state.room
-    staying = [each for tie, each in state.residents if tie is Tie.PINNED]
-    staying.sort(key=lambda each: (-each.bytes_by_device[device.id], each.model))
-    for each in staying:
+    staying = [
+        (-each.bytes_by_device[device.id], each.model, each)
+        for tie, each in state.residents
+        if tie == _PINNED
+    ]
+    for size, model, each in sorted(staying, key=lambda held: held[:2]):
         reason = "always on" if each.is_always_on else "pinned"
-        yield Holder(
-            device=device,
-            model=each.model,
-            held_bytes=each.bytes_by_device[device.id],
-            reason=f"{reason}, exclusive" if each.is_exclusive else reason,
-        )
+        if each.is_exclusive:
+            reason += ", exclusive"
+        yield Holder(device, model, -size, reason)
     foreign = device.total_bytes - device.free_bytes - sum(state.held_bytes)
     if foreign >= _LEAST_FOREIGN_BYTES:
-        yield Holder(device=device, model=None, held_bytes=foreign, reason="other processes")
+        yield Holder(device, None, foreign, "other processes")
 
 
 def _suggestions(

@@ -3,183 +3,185 @@
 On one device this is the knapsack problem in its covering form: branch and bound over the engines,
 cheapest per byte first, with the fractional solution as the bound (Martello and Toth, Knapsack
 Problems, 1990, chapter 2). Engines that span devices of a group are decided first; after that the
-devices are independent. Exact within a budget of steps; beyond it the best set found so far counts.
+devices are independent. Exact in cost and number within a budget of steps; beyond it the best set
+found so far counts. Of sets that are equal in both one of those used least recently is taken.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final
 
 from appliance.slots.groups import Group
-from appliance.slots.occupancy import DeviceState, Occupancy, Tie, tie_of
+from appliance.slots.occupancy import DeviceState, Occupancy, Tie
 from appliance.slots.plans import Resident
 
 _MICRO = 1_000_000
 # The most that an engine counts for, a year of waiting; one that its owner keeps counts for more.
 _MOST_COST_S = 3e7
 _PINNED_COST_S = 1e9
-_STEPS = 2000
+# One microsecond weighs more than any number of engines.
+_COUNT_BITS = 24
+_COST = 1 << _COUNT_BITS
+# A float holds 53; some are for the sums.
+_ROUNDING_BITS = 38
+# On many devices a decision has no time to be exact.
+_FEW_DEVICES = 8
+_STEPS_FOR_FEW = 5000
+_STEPS_FOR_MANY = 400
+_STEPS_OF_A_GROUP = 15
+_STEPS_OF_A_KNAPSACK = 5
 # 2 ** 10 sets of engines that span devices.
 _MOST_SPANNING = 10
-_COUNT_BITS = 24
+_LEAVING, _IDLE = int(Tie.LEAVING), int(Tie.IDLE)
+
+# Cost per byte, last use, engine, size, weight, resident; sorts the cheapest first.
+_Item = tuple[float, float, str, int, int, Resident]
+_ENGINE: Final = 2
+_SIZE: Final = 3
+_WEIGHT: Final = 4
+_RESIDENT: Final = 5
 
 
 @dataclass(frozen=True)
 class Victims:
-    """A set that suffices; `weight` orders sets by cost, then number, then who was used last."""
+    """A set that suffices."""
 
     weight: int
+    """Orders sets by cost, then by number."""
     residents: tuple[Resident, ...]
 
+    @property
+    def cost_s(self) -> float:
+        """Seconds of waiting that their loss is expected to cause."""
+        return cost_s(self.weight)
 
-class _Item(NamedTuple):
-    """A resident of a device; `weight` is different for each, so they sort without ties."""
+    def newest_first(self) -> list[tuple[float, str]]:
+        """Orders equal sets: the one goes whose newest was used less recently."""
+        used = [(each.last_used, each.engine_id) for each in self.residents]
+        return sorted(used, reverse=True)
 
-    micros_per_byte: float
-    weight: int
-    size: int
-    micros: int
-    resident: Resident
+
+def cost_s(weight: int) -> float:
+    """What a set of that weight is expected to cost, in seconds of waiting."""
+    return (weight >> _COUNT_BITS) / _MICRO
+
+
+class Candidates:
+    """All residents up to a tie, by device; for all options of a model."""
+
+    def __init__(self, occupancy: Occupancy, upto: Tie) -> None:
+        self._upto = int(upto)
+        self._items: dict[str, list[_Item]] = {}
+        is_few = len(occupancy.states) <= _FEW_DEVICES
+        self.budget = _Budget(_STEPS_FOR_FEW if is_few else _STEPS_FOR_MANY)
+
+    @property
+    def is_time_over(self) -> bool:
+        """Whether what was found so far has to do."""
+        return self.budget.steps <= 0
+
+    def items(self, state: DeviceState) -> list[_Item]:
+        """Those on a device, cheapest per byte first."""
+        device = state.room.id
+        items = self._items.get(device)
+        if items is None:
+            items = self._items[device] = []
+            for tie, each in state.residents:
+                size = each.bytes_by_device[device]
+                if size > 0 and _IDLE <= tie <= self._upto:
+                    weight = _weight(each)
+                    items.append(
+                        (weight / size, each.last_used, each.engine_id, size, weight, each)
+                    )
+            items.sort()
+        return items
 
 
 class VictimSearch:
-    """Finds victims among the residents up to a tie, for a model that needs so many bytes."""
+    """Finds victims for a model that needs so many bytes on each device."""
 
-    def __init__(
-        self, occupancy: Occupancy, upto: Tie, *, need_bytes: int, is_exclusive: bool
-    ) -> None:
-        self._upto = upto
+    def __init__(self, candidates: Candidates, *, need_bytes: int, is_exclusive: bool) -> None:
+        self._candidates = candidates
         self._need_bytes = need_bytes
         self._is_exclusive = is_exclusive
-        may_go = [each for each in occupancy.residents if Tie.IDLE <= tie_of(each) <= upto]
-        may_go.sort(key=lambda each: (each.last_used, each.engine_id))
-        self._scale = _Scale(len(may_go), len(may_go) + _COUNT_BITS)
-        self._weights = {
-            each.engine_id: self._scale.weight(_micros(each), rank)
-            for rank, each in enumerate(may_go)
-        }
-        self._items: dict[str, list[_Item]] = {}
-        self._greedy: dict[str, tuple[int, list[Resident]]] = {}
-        self._budget = _Budget(_STEPS)
+        self._least: dict[str, int] = {}
 
-    def cost_s(self, victims: Victims) -> float:
-        """Seconds of waiting that their loss is expected to cause."""
-        return self._scale.micros(victims.weight) / _MICRO
-
-    def least_cost_s(self, group: Group) -> float:
-        """No set for this group costs less; found quickly."""
-        bounds = [self._on_device(state)[0] for state in group]
+    def least_weight(self, group: Group) -> int:
+        """No set for this group weighs less; found quickly."""
+        bounds = [self._least_on(state) for state in group]
         is_apart = sum(state.spans for state in group) <= 1
-        return (sum(bounds) if is_apart else max(bounds)) / _MICRO
+        return sum(bounds) if is_apart else max(bounds)
+
+    def last_used(self, group: Group) -> float:
+        """When the cheapest engines of the group were used; of equal groups the first is tried."""
+        items = [self._candidates.items(state) for state in group]
+        return max((there[0][1] for there in items if there), default=0.0)
 
     def best(self, group: Group) -> Victims:
         """The set that costs least."""
-        quick = self._quick(group)
+        self._candidates.budget.spend(_STEPS_OF_A_GROUP)
         required = self._required(group)
         short = {
             state.room.id: shortage
             for state in group
             if (shortage := self._shortage(state, required)) > 0
         }
-        spanning: dict[str, _Item] = {}
-        apart: dict[str, list[_Item]] = {}
-        for state in group:
-            if state.room.id not in short:
-                continue
-            apart[state.room.id] = []
-            for item in self._items_of(state):
-                engine = item.resident
-                if engine.engine_id in required:
-                    continue
-                if state.spans and len(short.keys() & engine.bytes_by_device.keys()) > 1:
-                    spanning[engine.engine_id] = item
-                else:
-                    apart[state.room.id].append(item)
+        items = {
+            state.room.id: self._without(self._candidates.items(state), required)
+            for state in group
+            if state.room.id in short
+        }
+        spanning = {
+            item[_ENGINE]: item
+            for state in group
+            if state.spans and len(short) > 1
+            for item in items.get(state.room.id, ())
+            if len(short.keys() & item[_RESIDENT].bytes_by_device.keys()) > 1
+        }
+        quick = _quick(items, short, required)
         if len(spanning) > _MOST_SPANNING:
             return quick
-        cover = _Cover(sorted(spanning.values()), apart, quick, self._scale, self._budget)
-        start = sum(self._weights[engine_id] for engine_id in required)
+        apart = {
+            device: [item for item in there if item[_ENGINE] not in spanning]
+            for device, there in items.items()
+        }
+        cover = _Cover(sorted(spanning.values()), apart, quick, self._candidates.budget)
+        start = sum(_weight(each) for each in required.values())
         cover.search(0, short, start, tuple(required.values()))
         return cover.best
 
-    def _quick(self, group: Group) -> Victims:
-        """What is best on each device; nobody of them can be spared."""
-        chosen = {each.engine_id: each for state in group for each in self._on_device(state)[1]}
-        required = self._required(group)
-        for each in sorted(chosen.values(), key=lambda one: -self._weights[one.engine_id]):
-            if each.engine_id in required:
-                continue
-            without = {name: one for name, one in chosen.items() if one is not each}
-            if all(self._shortage(state, without) <= 0 for state in group):
-                chosen = without
-        weight = sum(self._weights[engine_id] for engine_id in chosen)
-        return Victims(weight, tuple(chosen.values()))
-
-    def _on_device(self, state: DeviceState) -> tuple[int, list[Resident]]:
-        """A bound of the cost in microseconds, and a set that suffices there."""
-        found = self._greedy.get(state.room.id)
-        if found is None:
+    def _least_on(self, state: DeviceState) -> int:
+        least = self._least.get(state.room.id)
+        if least is None:
             required = self._required((state,))
+            least = sum(_weight(each) for each in required.values())
             shortage = self._shortage(state, required)
-            items = self._items_of(state)
-            if required:
-                items = [item for item in items if item.resident.engine_id not in required]
-            bound = sum(_micros(each) for each in required.values())
-            chosen = list(required.values())
             if shortage > 0:
-                bound += _least_micros(items, 0, shortage)
-                chosen += [item.resident for item in _filled(items, shortage)]
-            found = self._greedy[state.room.id] = (bound, chosen)
-        return found
+                items = self._without(self._candidates.items(state), required)
+                least += _least_weight(items, 0, shortage)
+            self._least[state.room.id] = least
+        return least
 
     def _required(self, group: Group) -> dict[str, Resident]:
         """Those who have to go, however much is free: for who shares with nobody."""
         return {
             each.engine_id: each
             for state in group
-            if self._is_exclusive or state.hardest_exclusive > Tie.LEAVING
+            if self._is_exclusive or state.hardest_exclusive > _LEAVING
             for tie, each in state.residents
-            if tie > Tie.LEAVING and (self._is_exclusive or each.is_exclusive)
+            if tie > _LEAVING and (self._is_exclusive or each.is_exclusive)
         }
 
     def _shortage(self, state: DeviceState, gone: Mapping[str, Resident]) -> int:
-        back = sum(each.bytes_by_device.get(state.room.id, 0) for each in gone.values())
-        return self._need_bytes - state.most_bytes(Tie.LEAVING) - back
-
-    def _items_of(self, state: DeviceState) -> list[_Item]:
-        items = self._items.get(state.room.id)
-        if items is None:
+        shortage = self._need_bytes - state.free_bytes[_LEAVING]
+        if gone:
             device = state.room.id
-            items = [
-                _Item(
-                    _micros(each) / size, self._weights[each.engine_id], size, _micros(each), each
-                )
-                for tie, each in state.residents
-                if Tie.IDLE <= tie <= self._upto and (size := each.bytes_by_device[device]) > 0
-            ]
-            items.sort()
-            self._items[device] = items
-        return items
+            shortage -= sum(each.bytes_by_device.get(device, 0) for each in gone.values())
+        return shortage
 
-
-@dataclass(frozen=True)
-class _Scale:
-    """Costs, numbers and ranks in one integer, so that sums compare without rounding."""
-
-    count_shift: int
-    cost_shift: int
-
-    def weight(self, micros: int, rank: int) -> int:
-        """A bit for each rank: of two sets as large that one is less whose newest is older."""
-        return (micros << self.cost_shift) + (1 << self.count_shift) + (1 << rank)
-
-    def bound(self, micros: int, count: int) -> int:
-        """No set of so many or more, that costs so much or more, weighs less."""
-        return (micros << self.cost_shift) + (count << self.count_shift)
-
-    def micros(self, weight: int) -> int:
-        """The cost of a set."""
-        return weight >> self.cost_shift
+    @staticmethod
+    def _without(items: list[_Item], gone: Mapping[str, Resident]) -> list[_Item]:
+        return [item for item in items if item[_ENGINE] not in gone] if gone else items
 
 
 @dataclass
@@ -188,9 +190,9 @@ class _Budget:
 
     steps: int
 
-    def spend(self) -> bool:
-        """Whether another one may be done."""
-        self.steps -= 1
+    def spend(self, steps: int = 1) -> bool:
+        """Whether so many more may be done."""
+        self.steps -= steps
         return self.steps >= 0
 
 
@@ -201,7 +203,6 @@ class _Cover:
     spanning: Sequence[_Item]
     apart: Mapping[str, list[_Item]]
     best: Victims
-    scale: _Scale
     budget: _Budget
 
     def search(
@@ -216,54 +217,57 @@ class _Cover:
         if not self.budget.spend():
             return
         item = self.spanning[index]
-        held = item.resident.bytes_by_device
+        held = item[_RESIDENT].bytes_by_device
         less = {device: shortage - held.get(device, 0) for device, shortage in short.items()}
-        self.search(index + 1, less, weight + item.weight, (*chosen, item.resident))
+        self.search(index + 1, less, weight + item[_WEIGHT], (*chosen, item[_RESIDENT]))
         self.search(index + 1, short, weight, chosen)
 
     def _finish(self, short: Mapping[str, int], weight: int, chosen: tuple[Resident, ...]) -> None:
         for device, shortage in short.items():
-            if shortage > 0:
-                knapsack = _Knapsack(self.apart[device], self.scale, self.budget)
-                knapsack.solve(shortage, self.best.weight - weight)
-                if knapsack.best is None:
-                    return
-                weight += knapsack.best.weight
-                chosen += knapsack.best.residents
+            if shortage <= 0:
+                continue
+            self.budget.spend(_STEPS_OF_A_KNAPSACK)
+            knapsack = _Knapsack(self.apart[device], self.best.weight - weight, self.budget)
+            knapsack.solve(shortage)
+            if knapsack.best is None:
+                return
+            weight += sum(item[_WEIGHT] for item in knapsack.best)
+            chosen += tuple(item[_RESIDENT] for item in knapsack.best)
         if weight < self.best.weight:
             self.best = Victims(weight, chosen)
 
 
 class _Knapsack:
-    """The least set that frees enough on one device."""
+    """The least set that frees enough on one device; None if none weighs less than `ceiling`."""
 
-    def __init__(self, items: list[_Item], scale: _Scale, budget: _Budget) -> None:
+    def __init__(self, items: list[_Item], ceiling: int, budget: _Budget) -> None:
         self._items = items
-        self._scale = scale
-        self._budget = budget
-        self._ceiling = 0
-        self._rest: list[tuple[int, int]] = [(0, 0)]
-        """From each item on: bytes of all, and of the largest."""
-        for item in reversed(items):
-            size, largest = self._rest[-1]
-            self._rest.append((size + item.size, max(largest, item.size)))
-        self._rest.reverse()
-        self.best: Victims | None = None
-
-    def solve(self, shortage: int, ceiling: int) -> None:
-        """Find the set, unless none weighs less than `ceiling`."""
-        if self._rest[0][0] < shortage:
-            return
         self._ceiling = ceiling
+        self._budget = budget
+        self._rest: list[tuple[int, int]] = []
+        """From each item on: bytes of all, and of the largest."""
+        self.best: list[_Item] | None = None
+
+    def solve(self, shortage: int) -> None:
+        """Find it."""
+        if sum(item[_SIZE] for item in self._items) < shortage:
+            return
         self._take(_filled(self._items, shortage))
+        if _least_weight(self._items, 0, shortage) >= self._ceiling:
+            return
+        total = largest = 0
+        self._rest.append((0, 0))
+        for item in reversed(self._items):
+            total, largest = total + item[_SIZE], max(largest, item[_SIZE])
+            self._rest.append((total, largest))
+        self._rest.reverse()
         self._branch(0, shortage, 0, [])
 
-    def _take(self, items: Iterable[_Item]) -> None:
-        items = tuple(items)
-        weight = sum(item.weight for item in items)
+    def _take(self, items: list[_Item]) -> None:
+        weight = sum(item[_WEIGHT] for item in items)
         if weight < self._ceiling:
             self._ceiling = weight
-            self.best = Victims(weight, tuple(item.resident for item in items))
+            self.best = list(items)
 
     def _branch(self, index: int, left: int, weight: int, chosen: list[_Item]) -> None:
         if left <= 0:
@@ -272,48 +276,98 @@ class _Knapsack:
         size, largest = self._rest[index]
         if size < left or not self._budget.spend():
             return
-        least = self._scale.bound(_least_micros(self._items, index, left), -(-left // largest))
-        if weight + least >= self._ceiling:
+        if weight + max(_least_weight(self._items, index, left), -(-left // largest)) >= (
+            self._ceiling
+        ):
             return
         item = self._items[index]
         chosen.append(item)
-        self._branch(index + 1, left - item.size, weight + item.weight, chosen)
+        self._branch(index + 1, left - item[_SIZE], weight + item[_WEIGHT], chosen)
         chosen.pop()
         self._branch(index + 1, left, weight, chosen)
 
 
-def _micros(resident: Resident) -> int:
-    kept_s = _PINNED_COST_S if resident.is_pinned else 0.0
-    return round((min(max(resident.cost_s, 0.0), _MOST_COST_S) + kept_s) * _MICRO)
+def _weight(resident: Resident) -> int:
+    cost_s = min(max(resident.cost_s, 0.0), _MOST_COST_S)
+    if resident.is_pinned:
+        cost_s += _PINNED_COST_S
+    return int(cost_s * _MICRO) * _COST + 1
 
 
-def _least_micros(items: Sequence[_Item], start: int, shortage: int) -> int:
-    """The cost of the fractional solution, rounded so that it stays a bound."""
-    cost = 0.0
+def _least_weight(items: Sequence[_Item], start: int, shortage: int) -> int:
+    """The weight of the fractional solution, less than what floats may add to it."""
+    weight = 0
     for index in range(start, len(items)):
         item = items[index]
-        if item.size >= shortage:
-            cost += item.micros_per_byte * shortage
+        size = item[_SIZE]
+        if size >= shortage:
+            weight += min(max(int(item[0] * shortage), 1), item[_WEIGHT])
             break
-        cost += item.micros
-        shortage -= item.size
-    return max(int(cost * (1 - 1e-9)) - 1, 0)
+        weight += item[_WEIGHT]
+        shortage -= size
+    return weight - (weight >> _ROUNDING_BITS)
 
 
 def _filled(items: Sequence[_Item], shortage: int) -> list[_Item]:
-    """The cheapest per byte until it suffices, less those not needed; or one that does it alone."""
+    """A good set for one device: by cost per byte, or a single one, or few of them."""
     chosen = []
     left = shortage
     for item in items:
         if left <= 0:
             break
         chosen.append(item)
-        left -= item.size
-    for item in sorted(chosen, key=lambda each: -each.weight):
-        if item.size <= -left:
+        left -= item[_SIZE]
+    for item in sorted(chosen, key=lambda each: -each[_WEIGHT]):
+        if item[_SIZE] <= -left:
             chosen.remove(item)
-            left += item.size
-    alone = min(((item.weight, item) for item in items if item.size >= shortage), default=None)
-    if alone is not None and alone[0] < sum(item.weight for item in chosen):
-        return [alone[1]]
+            left += item[_SIZE]
+    alone = [(item[_WEIGHT], item[1:3], item) for item in items if item[_SIZE] >= shortage]
+    others = [[min(alone)[2]]] if alone else []
+    if len(chosen) > 1 and not alone and all(item[_WEIGHT] < _COST for item in chosen):
+        others.append(_fewest(items, shortage))
+    return min([chosen, *others], key=lambda each: sum(item[_WEIGHT] for item in each))
+
+
+def _fewest(items: Sequence[_Item], shortage: int) -> list[_Item]:
+    """No more than needed at least; of those the first, as long as the largest could follow."""
+    rest = sorted((item[_SIZE] for item in items), reverse=True)
+    count = covered = 0
+    while covered < shortage:
+        covered += rest[count]
+        count += 1
+    chosen: list[_Item] = []
+    left = shortage
+    for item in items:
+        size = item[_SIZE]
+        rest.remove(size)
+        if sum(rest[: count - len(chosen) - 1]) >= left - size:
+            chosen.append(item)
+            left -= size
+            if left <= 0:
+                break
     return chosen
+
+
+def _quick(
+    items: Mapping[str, list[_Item]], short: Mapping[str, int], required: Mapping[str, Resident]
+) -> Victims:
+    """What is good on each device; nobody of them can be spared."""
+    chosen = dict(required)
+    left = dict(short)
+    for device, there in items.items():
+        rest = [item for item in there if item[_ENGINE] not in chosen]
+        if left[device] > 0:
+            for item in _filled(rest, left[device]):
+                resident = item[_RESIDENT]
+                chosen[item[_ENGINE]] = resident
+                for other in left:
+                    left[other] -= resident.bytes_by_device.get(other, 0)
+    for each in sorted(chosen.values(), key=lambda one: (-_weight(one), -one.last_used)):
+        held = each.bytes_by_device
+        if each.engine_id not in required and all(
+            held.get(device, 0) <= -shortage for device, shortage in left.items()
+        ):
+            del chosen[each.engine_id]
+            for device in left:
+                left[device] += held.get(device, 0)
+    return Victims(sum(_weight(each) for each in chosen.values()), tuple(chosen.values()))
