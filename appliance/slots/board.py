@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from appliance.config.settings import SlotSettings
 from appliance.engine.supervisor import EngineSupervisor
-from appliance.estimate.estimator import Estimate, estimate
+from appliance.estimate.estimator import Estimate
 from appliance.protocol.devices import Device
 from appliance.protocol.engines import Engine
 from appliance.protocol.events import EngineChanged, EngineRemoved, Event, ModelChanged
@@ -18,6 +18,7 @@ from appliance.slots.backoff import FailureSeries
 from appliance.slots.decision import Wish
 from appliance.slots.eviction import expected_cost_s
 from appliance.slots.history import LoadHistory
+from appliance.slots.measuring import estimate_of
 from appliance.slots.monitor import DeviceMonitor
 from appliance.slots.planner import plan
 from appliance.slots.plans import DeviceRoom, Option, Plan, PlanRequest, Refuse, Resident
@@ -159,7 +160,7 @@ class SlotBoard:
         """Memory per rank on this machine's devices."""
         if known.facts is None:
             return _NOTHING
-        return estimate(known.facts, known.settings, known.context_length, self._monitor.kind)
+        return estimate_of(known, self._history, self._monitor)
 
     def idle_timeout_s(self, known: KnownModel) -> float:
         """Seconds; negative: it stays."""

@@ -6,6 +6,7 @@ from statistics import median
 
 import msgspec
 
+from appliance.estimate.measured import Measurement
 from appliance.protocol.models import ModelSettings
 from appliance.store.database import Database
 from appliance.store.models import LoadRecord, add_load, all_loads
@@ -19,10 +20,13 @@ class LoadHistory:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._loads: dict[str, deque[LoadRecord]] = {}
+        self._newest: dict[str, str] = {}
+        """For each configuration the fingerprint that was measured last."""
 
     async def load(self) -> None:
         """Read the newest loads from the store."""
-        for record in await self._database.read(lambda: all_loads(_KEPT)):
+        records = await self._database.read(lambda: all_loads(_KEPT))
+        for record in sorted(records, key=lambda each: each.at):
             self._remember(record)
 
     def of(self, fingerprint: str) -> list[LoadRecord]:
@@ -38,6 +42,20 @@ class LoadHistory:
         loads = self.of_model(model)
         return round(median(load.load_s for load in loads), 1) if loads else None
 
+    def measurements(self, configuration: str) -> list[Measurement]:
+        """What engines of this configuration took in the environment of the newest of them."""
+        newest = self._newest.get(configuration)
+        return [
+            Measurement(
+                rank_bytes=load.rank_bytes,
+                kv_cache_bytes=load.kv_cache_bytes,
+                weights_bytes=load.weights_bytes,
+                graphs_bytes=load.graphs_bytes,
+            )
+            for load in self.of(newest or "")
+            if load.rank_bytes > 0
+        ]
+
     async def add(self, record: LoadRecord) -> None:
         """Remember a load for good."""
         self._remember(record)
@@ -45,6 +63,8 @@ class LoadHistory:
 
     def _remember(self, record: LoadRecord) -> None:
         self._loads.setdefault(record.fingerprint, deque(maxlen=_KEPT)).append(record)
+        if record.rank_bytes > 0:
+            self._newest[record.configuration] = record.fingerprint
 
 
 def fingerprint(model: str, settings: ModelSettings, environment: str, context: int) -> str:

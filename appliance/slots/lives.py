@@ -21,11 +21,11 @@ from appliance.slots.board import SlotBoard
 from appliance.slots.history import LoadHistory
 from appliance.slots.launcher import EngineLauncher
 from appliance.slots.leases import LeaseDesk, load_failed
+from appliance.slots.measuring import measure_load
 from appliance.slots.monitor import DeviceMonitor
 from appliance.slots.plans import DeviceRoom
 from appliance.slots.read_ahead import ReadAhead
 from appliance.slots.slot import Running, Slot
-from appliance.store.models import LoadRecord
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class EngineLives:
                 )
             )
         self._swap_over(slot)
-        self._own(self._remember(running.supervisor))
+        self._own(self._remember(running))
         self._board.touch(slot)
 
     def _ended(self, slot: Slot, running: Running) -> None:
@@ -220,18 +220,8 @@ class EngineLives:
             )
             self._publish(AlertRaised(alert=alert))
 
-    async def _remember(self, supervisor: EngineSupervisor) -> None:
-        known = self._registry.get(supervisor.model)
-        await self._history.add(
-            LoadRecord(
-                model=supervisor.model,
-                fingerprint=self._launcher.fingerprint(known, supervisor.environment),
-                load_s=supervisor.load_s or 0.0,
-                phases=supervisor.phases,
-                memory_bytes=await asyncio.to_thread(supervisor.measure),
-                at=datetime.now(UTC),
-            )
-        )
+    async def _remember(self, running: Running) -> None:
+        await self._history.add(await measure_load(running, self._monitor))
 
     def _own(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

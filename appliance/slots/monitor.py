@@ -73,6 +73,11 @@ class DeviceMonitor:
             return self._readings[0].kind
         return _KINDS[self.source]
 
+    @property
+    def smallest_device_bytes(self) -> int | None:
+        """Size of the smallest device of this machine; None while none can be read."""
+        return min((reading.total_bytes for reading in self._readings), default=None)
+
     async def open(self) -> None:
         """First reading. Raises DeviceError, but not for GPUs whose driver is broken."""
         try:
@@ -118,6 +123,20 @@ class DeviceMonitor:
             self._launchers_at = now
             self._launcher_bytes = await self._measure_launchers()
         await asyncio.gather(*(_scrape(each) for each in running if _is_worth_scraping(each)))
+
+    async def used_by(self, running: Running, pids: set[int]) -> list[int]:
+        """Bytes of these processes on each device of the engine; 0 where no driver tells."""
+        try:
+            await self.refresh()
+        except DeviceError as error:
+            logger.warning("devices.unreadable message=%s", error)
+            return []
+        ids = {share.device_id for share in running.supervisor.placement.shares}
+        return [
+            sum(each.used_by_pid.get(pid, 0) for pid in pids)
+            for each in self._readings
+            if each.id in ids
+        ]
 
     async def wait_freed(self, running: Running) -> bool:
         """Until the devices have the engine's memory back; False if one of them has not in time.

@@ -38,6 +38,16 @@ MIGRATIONS: list[list[str]] = [
         " created_at INTEGER NOT NULL, is_final INTEGER NOT NULL, object TEXT NOT NULL)",
         "CREATE INDEX batches_is_final ON batches (is_final)",
     ],
+    [
+        f"ALTER TABLE engine_runs ADD COLUMN {column} NOT NULL DEFAULT {default}"
+        for column, default in (
+            ("configuration TEXT", "''"),
+            ("rank_bytes INTEGER", "0"),
+            ("kv_cache_bytes INTEGER", "0"),
+            ("weights_bytes INTEGER", "0"),
+            ("graphs_bytes INTEGER", "0"),
+        )
+    ],
 ]
 """Index 0 leads to schema 1. Never change one that was released; add another."""
 

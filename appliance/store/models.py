@@ -17,14 +17,24 @@ class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of `engine_runs`; durations in seconds."""
+    """A row of `engine_runs`; durations in seconds. 0 stands for what was not measured."""
 
     model: str
     fingerprint: str
     load_s: float
     phases: dict[str, float]
     memory_bytes: int
+    """Of all its processes in RAM."""
     at: datetime
+    configuration: str = ""
+    """The fingerprint without the engine environment."""
+    rank_bytes: int = 0
+    """On the device of the fullest rank, its KV cache in full."""
+    kv_cache_bytes: int = 0
+    """The budget of each rank."""
+    weights_bytes: int = 0
+    """Of one rank, as the engine logged it."""
+    graphs_bytes: int = 0
 
 
 def all_models() -> list[StoredModel]:
@@ -69,6 +79,11 @@ def all_loads(newest_per_fingerprint: int = 8) -> list[LoadRecord]:
                     phases=msgspec.json.decode(row.phases, type=dict[str, float]),
                     memory_bytes=row.memory_bytes,
                     at=datetime.fromisoformat(row.at),
+                    configuration=row.configuration,
+                    rank_bytes=row.rank_bytes,
+                    kv_cache_bytes=row.kv_cache_bytes,
+                    weights_bytes=row.weights_bytes,
+                    graphs_bytes=row.graphs_bytes,
                 )
             )
     return [load for loads in kept.values() for load in reversed(loads)]
@@ -83,6 +98,11 @@ def add_load(load: LoadRecord) -> None:
         phases=msgspec.json.encode(load.phases).decode(),
         memory_bytes=load.memory_bytes,
         at=load.at.isoformat(),
+        configuration=load.configuration,
+        rank_bytes=load.rank_bytes,
+        kv_cache_bytes=load.kv_cache_bytes,
+        weights_bytes=load.weights_bytes,
+        graphs_bytes=load.graphs_bytes,
     )
     newest = (
         EngineRunRow.select(EngineRunRow.id)

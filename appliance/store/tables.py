@@ -36,6 +36,11 @@ class EngineRunRow(Model):
     """JSON: phase to seconds."""
     memory_bytes = IntegerField()
     at = TextField()
+    configuration = TextField(default="")
+    rank_bytes = IntegerField(default=0)
+    kv_cache_bytes = IntegerField(default=0)
+    weights_bytes = IntegerField(default=0)
+    graphs_bytes = IntegerField(default=0)
 
     class Meta:
         """Table name."""

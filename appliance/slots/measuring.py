@@ -1,0 +1,90 @@
+"""What an engine took, kept for the next estimate of its configuration; and that estimate."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from appliance.engine.logs import EngineLog
+from appliance.engine.memory_log import LoggedMemory, read_memory_log
+from appliance.estimate.estimator import Estimate, estimate
+from appliance.estimate.measured import corrected
+from appliance.protocol.devices import DeviceKind
+from appliance.registry.registry import KnownModel
+from appliance.slots.history import LoadHistory, fingerprint
+from appliance.slots.monitor import DeviceMonitor
+from appliance.slots.slot import Running
+from appliance.store.models import LoadRecord
+
+# The configuration of a model, whatever environment its engine runs in.
+_ANY_ENVIRONMENT = ""
+# A load says what it took within its first lines.
+_LOG_LINES = 5000
+
+
+async def measure_load(running: Running, monitor: DeviceMonitor) -> LoadRecord:
+    """An engine that has just become ready."""
+    supervisor = running.supervisor
+    spec = supervisor.spec
+    memory_bytes = await asyncio.to_thread(supervisor.measure)
+    pids = await asyncio.to_thread(supervisor.pids)
+    logged = await asyncio.to_thread(_logged, supervisor.log)
+    on_devices = await monitor.used_by(running, pids)
+
+    def key(environment: str) -> str:
+        return fingerprint(spec.model, spec.settings, environment, spec.context_length)
+
+    return LoadRecord(
+        model=supervisor.model,
+        fingerprint=key(supervisor.environment.name),
+        load_s=supervisor.load_s or 0.0,
+        phases=supervisor.phases,
+        memory_bytes=memory_bytes,
+        at=datetime.now(UTC),
+        configuration=key(_ANY_ENVIRONMENT),
+        rank_bytes=fullest_rank_bytes(
+            spec.device_kind,
+            ram_bytes=memory_bytes,
+            ranks=len(supervisor.placement.shares),
+            kv_cache_bytes=spec.kv_cache_bytes,
+            on_devices=on_devices,
+        ),
+        kv_cache_bytes=spec.kv_cache_bytes,
+        weights_bytes=logged.weights_bytes,
+        graphs_bytes=logged.graphs_bytes,
+    )
+
+
+def fullest_rank_bytes(
+    kind: DeviceKind,
+    *,
+    ram_bytes: int,
+    ranks: int,
+    kv_cache_bytes: int,
+    on_devices: Sequence[int],
+) -> int:
+    """Memory of one rank with its whole KV cache; 0 if it could not be measured.
+
+    A GPU's driver counts what is allocated. In RAM pages count once they are touched, and those
+    of the KV cache are not before requests come: the whole budget is added. Ranks are alike.
+    """
+    if kind is DeviceKind.GPU:
+        return max(on_devices, default=0)
+    return ram_bytes // ranks + kv_cache_bytes if ram_bytes else 0
+
+
+def estimate_of(known: KnownModel, history: LoadHistory, monitor: DeviceMonitor) -> Estimate:
+    """Memory per rank, by what earlier engines of this configuration took; facts are known."""
+    assert known.facts is not None
+    key = fingerprint(known.id, known.settings, _ANY_ENVIRONMENT, known.context_length)
+    wanted = estimate(
+        known.facts,
+        known.settings,
+        known.context_length,
+        monitor.kind,
+        device_bytes=monitor.smallest_device_bytes,
+    )
+    return corrected(wanted, history.measurements(key))
+
+
+def _logged(log: EngineLog) -> LoggedMemory:
+    return read_memory_log(log.window(1, _LOG_LINES).lines)
