@@ -36,9 +36,23 @@ class ConfigError(ApplianceError):
 
 
 class InvalidRequestError(ApplianceError):
-    """The request cannot be understood or is not allowed as it stands."""
+    """The request cannot be understood or is not allowed as it stands.
+
+    `detail_code` is OpenAI's own code for it, where clients look for one.
+    """
 
     code = "invalid_request"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        param: str | None = None,
+        detail_code: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, param=param)
+        self.detail_code = detail_code
 
 
 class BodyTooLargeError(ApplianceError):

@@ -1,6 +1,7 @@
 """Files of the Files API: contents on disk under their ids, objects in the store."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -12,6 +13,7 @@ from types import TracebackType
 from appliance.batch.journal import sync_directory
 from appliance.errors import (
     BodyTooLargeError,
+    ConflictError,
     InsufficientStorageError,
     InvalidRequestError,
     NotFoundError,
@@ -23,6 +25,7 @@ from appliance.store.batches import (
     expired_files,
     files_page,
     find_file,
+    is_in_use,
     open_batches,
     put_file,
 )
@@ -120,7 +123,11 @@ class FileStore:
         )
 
     async def delete(self, file_id: str) -> None:
-        """Raises NotFoundError."""
+        """Raises NotFoundError, and ConflictError while a batch needs it."""
+        if await self._database.read(lambda: is_in_use(file_id)):
+            raise ConflictError(
+                f"A batch that is not over reads {file_id}.", hint="Cancel the batch first."
+            )
         if not await self._database.write(lambda: delete_file(file_id)):
             raise NotFoundError(f"No such File object: {file_id}", param="id")
         await asyncio.to_thread(self.path(file_id).unlink, missing_ok=True)
@@ -129,8 +136,9 @@ class FileStore:
         """Those whose time is over."""
         now = int(time.time())
         for file_id in await self._database.read(lambda: expired_files(now)):
-            logger.info("files.expired id=%s", file_id)
-            await self.delete(file_id)
+            with contextlib.suppress(ConflictError, NotFoundError):
+                await self.delete(file_id)
+                logger.info("files.expired id=%s", file_id)
 
     def has_space(self, more_bytes: int = 0) -> bool:
         """Whether so much can be written without touching the reserve. Blocks."""

@@ -5,7 +5,7 @@ import contextlib
 import re
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
@@ -54,6 +54,10 @@ _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,128}$")
 _DECODE_INLINE_BYTES = 1024 * 1024
 
 
+Endpoints = Callable[[Scope, Receive, Answer], Coroutine[Any, Any, None]]
+"""Answers what the engines do not serve; raises ApplianceError."""
+
+
 class _RoutingFields(msgspec.Struct):
     """The fields that are for us; all else is the engine's business."""
 
@@ -76,6 +80,7 @@ class Gateway:
         allowed_hosts: list[str],
         max_body_bytes: int,
         heartbeat_s: float,
+        others: Mapping[str, Endpoints] | None = None,
     ) -> None:
         self._slots = slots
         self._registry = registry
@@ -84,6 +89,7 @@ class Gateway:
         self._allowed_hosts = frozenset(name.lower() for name in allowed_hosts)
         self._max_body_bytes = max_body_bytes
         self._heartbeat_s = heartbeat_s
+        self._others = others or {}
         self._decoder = msgspec.json.Decoder(_RoutingFields)
         self._cut = asyncio.Event()
         self._working = 0
@@ -131,11 +137,13 @@ class Gateway:
             is_list = path == _LISTING
             body = list_models(board) if is_list else one_model(board, path[len(_LISTING) + 1 :])
             await answer.json(200, body)
+        elif (other := self._others.get(path.removeprefix("/v1/").split("/")[0])) is not None:
+            await other(scope, receive, answer)
         else:
             raise NotFoundError(
                 f"Unknown request URL: {method} {path}.",
-                hint="This server has /v1/models, /v1/chat/completions, /v1/completions"
-                " and /v1/embeddings.",
+                hint="This server has /v1/models, /v1/chat/completions, /v1/completions,"
+                " /v1/embeddings, /v1/files and /v1/batches.",
             )
 
     async def _forward(self, scope: Scope, body: bytes, answer: Answer, received: float) -> None:

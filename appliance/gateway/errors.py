@@ -84,7 +84,7 @@ def openai_error(error: ApplianceError) -> OpenAiError:
         message=str(error),
         type=_type_of(status_of(error)),
         param=error.param,
-        code=None if error.code in _UNCODED else error.code,
+        code=getattr(error, "detail_code", None) if error.code in _UNCODED else error.code,
     )
 
 

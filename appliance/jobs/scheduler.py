@@ -6,6 +6,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 _IDLE_EVERY_S = 1
 _LAUNCHERS_EVERY_S = 60
+_FILES_EVERY_S = 300
 
 
 class Jobs:
@@ -16,6 +17,7 @@ class Jobs:
         *,
         unload_idle: Callable[[], None],
         retire_launchers: Callable[[], Awaitable[None]],
+        delete_expired_files: Callable[[], Awaitable[None]],
     ) -> None:
         self._scheduler = AsyncIOScheduler(
             timezone="UTC",
@@ -30,6 +32,9 @@ class Jobs:
         self._scheduler.add_job(idle, "interval", seconds=_IDLE_EVERY_S, id="idle")
         self._scheduler.add_job(
             retire_launchers, "interval", seconds=_LAUNCHERS_EVERY_S, id="launchers"
+        )
+        self._scheduler.add_job(
+            delete_expired_files, "interval", seconds=_FILES_EVERY_S, id="files"
         )
 
     def start(self) -> None:

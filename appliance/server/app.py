@@ -24,6 +24,11 @@ from appliance.api.overview import Overview, host_name
 from appliance.api.system import SystemController, health, livez, readyz, root
 from appliance.auth import Keys, bearer
 from appliance.auth import Scope as KeyScope
+from appliance.batch.endpoints import BatchEndpoints
+from appliance.batch.files import FileStore
+from appliance.batch.index import Limits
+from appliance.batch.runner import BatchRunner
+from appliance.batch.service import BatchService
 from appliance.config.load import is_loopback
 from appliance.config.paths import Paths
 from appliance.config.settings import Settings
@@ -31,7 +36,7 @@ from appliance.engine.cgroup import EngineCgroups
 from appliance.engine.environments import EnvironmentStore
 from appliance.engine.spawner import EngineSpawner
 from appliance.engine.warm_launchers import WarmLaunchers
-from appliance.errors import ApplianceError, EngineEnvironmentError
+from appliance.errors import ApplianceError, EngineEnvironmentError, ModelNotFoundError
 from appliance.events import EventBus
 from appliance.gateway.asgi import TRANSPORT, Answer, Receive, Scope, Send, header
 from appliance.gateway.dispatch import Gateway
@@ -39,6 +44,7 @@ from appliance.gateway.errors import status_of
 from appliance.gpu.inventory import DeviceReader
 from appliance.jobs.scheduler import Jobs
 from appliance.protocol.events import ServerChanged
+from appliance.protocol.models import Task
 from appliance.protocol.system import ServerInfo
 from appliance.registry.registry import Registry
 from appliance.slots.history import LoadHistory
@@ -67,6 +73,7 @@ class Appliance:
         self._draining = False
         self._ready = False
         self._warming: asyncio.Task[None] | None = None
+        self._batches_starting: asyncio.Task[None] | None = None
         self.bus = EventBus()
         self.database = Database(paths.database)
         self.keys = Keys(self.database)
@@ -112,10 +119,33 @@ class Appliance:
             interval_s=settings.devices.sample_interval_s,
             publish=self.bus.publish,
         )
+        self.files = FileStore(
+            self.database,
+            paths.files,
+            most_bytes=settings.batches.max_file_bytes,
+            reserve_bytes=settings.batches.disk_reserve_bytes,
+        )
         self.jobs = Jobs(
-            unload_idle=self.slots.unload_idle, retire_launchers=self._retire_launchers
+            unload_idle=self.slots.unload_idle,
+            retire_launchers=self._retire_launchers,
+            delete_expired_files=self.files.delete_expired,
         )
         self.overview = Overview(self.slots.board, self.bus, self.info)
+        self.batch_runner = BatchRunner(
+            database=self.database,
+            files=self.files,
+            slots=self.slots,
+            directory=paths.batches,
+            task_of=self._task_of,
+            limits=Limits(
+                lines=settings.batches.max_lines,
+                line_bytes=settings.batches.max_line_bytes,
+                single_model=settings.batches.single_model,
+            ),
+            concurrency=settings.batches.max_concurrency,
+        )
+        self.batches = BatchService(self.database, self.files, self.batch_runner)
+        batch_endpoints = BatchEndpoints(self.files, self.batches)
         self.gateway = Gateway(
             self.slots,
             self.registry,
@@ -124,6 +154,7 @@ class Appliance:
             allowed_hosts=settings.server.allowed_hosts,
             max_body_bytes=settings.server.max_body_bytes,
             heartbeat_s=settings.server.heartbeat_s,
+            others={"files": batch_endpoints, "batches": batch_endpoints},
         )
 
     @property
@@ -157,11 +188,13 @@ class Appliance:
         await self.registry.load()
         await self.history.load()
         await self.monitor.open()
+        await self.files.open()
 
     def start(self) -> None:
         """Begin to work."""
         self._warming = asyncio.create_task(self._warm_up())
         self.slots.start()
+        self._batches_starting = asyncio.create_task(self.batch_runner.start())
         self.sampling.start()
         self.jobs.start()
         self._ready = True
@@ -174,6 +207,7 @@ class Appliance:
         self._draining = True
         self._tell_server()
         self.jobs.stop()
+        await self.batch_runner.stop()
         await self.slots.drain(self.settings.server.drain_timeout_s, hurry)
         await self.gateway.cut_off(_CUT_OFF_S)
         self.bus.close()
@@ -181,8 +215,8 @@ class Appliance:
     async def close(self) -> None:
         """End all engines, then the rest."""
         await self.slots.stop()
-        if self._warming is not None:
-            await asyncio.gather(self._warming, return_exceptions=True)
+        beginnings = [task for task in (self._warming, self._batches_starting) if task is not None]
+        await asyncio.gather(*beginnings, return_exceptions=True)
         await self.launchers.stop()
         await self.sampling.stop()
         await self.monitor.close()
@@ -205,6 +239,12 @@ class Appliance:
         in_use = await asyncio.to_thread(self.environments.in_use)
         wanted = {name or in_use for name in names}
         self.launchers.retire_unused({each.name for each in installed if each.name in wanted})
+
+    def _task_of(self, model: str) -> Task | None:
+        try:
+            return self.registry.get(model).settings.task
+        except ModelNotFoundError:
+            return None
 
     def _tell_server(self) -> None:
         self.bus.publish(ServerChanged(server=self.info()))

@@ -78,7 +78,7 @@ class LeaseDesk:
         running = slot.running
         if running is not None and running.takes_requests:
             return self._grant(slot, running, priority, keep_alive_s)
-        self._refuse_if_hopeless(slot)
+        self._refuse_if_hopeless(slot, priority)
         granted: asyncio.Future[Running] = asyncio.get_running_loop().create_future()
         waiter = Waiter(
             granted, since=time.monotonic(), priority=priority, keep_alive_s=keep_alive_s
@@ -155,14 +155,14 @@ class LeaseDesk:
         if granted.done() and not granted.cancelled() and granted.exception() is None:
             self._release(slot, granted.result(), waiter.priority)
 
-    def _refuse_if_hopeless(self, slot: Slot) -> None:
+    def _refuse_if_hopeless(self, slot: Slot, priority: Priority) -> None:
         failure = slot.failure
         now = time.monotonic()
         if failure is not None and (slot.retry_at is None or slot.retry_at > now):
             raise load_failed(
                 slot.model, failure, None if slot.retry_at is None else slot.retry_at - now
             )
-        if len(slot.waiters) >= self._max_queue:
+        if len(slot.waiting(priority)) >= self._max_queue:
             wait = self._expected_wait(slot) or _USUAL_WAIT_S
             raise QueueFullError(
                 f"{len(slot.waiters)} requests wait for {slot.model!r} already.",

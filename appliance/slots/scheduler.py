@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from appliance.config.settings import EngineSettings, SlotSettings
+from appliance.engine.connection import EngineConnections
 from appliance.errors import ModelNotFoundError, UnavailableError
 from appliance.protocol.engines import FailureCause
 from appliance.protocol.events import Event, ModelRemoved
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _TICK_S = 1.0
 _LEAST_S = 0.01
+# A person who reads an answer comes back.
+_PEOPLE_STAY_S = 10.0
 
 
 class SlotScheduler:
@@ -157,6 +160,27 @@ class SlotScheduler:
             self._actions.stop_if_drained(lease.running)
             if lease.running.keep_alive_s == 0:
                 self.unload_idle()
+
+    def is_ready(self, model: str) -> bool:
+        """Whether a lease would be granted at once."""
+        slot = self._slots.get(model)
+        return slot is not None and slot.running is not None and slot.running.takes_requests
+
+    def has_people(self, model: str) -> bool:
+        """Whether people use the model now, or did a moment ago."""
+        slot = self._slots.get(model)
+        if slot is None:
+            return False
+        running = slot.running
+        is_used = running is not None and running.in_flight > running.in_flight_batch
+        return is_used or slot.arrivals.idle_s(time.monotonic()) < _PEOPLE_STAY_S
+
+    def connections(self, model: str) -> EngineConnections | None:
+        """To read the figures of its engine; None if it has none that is ready."""
+        slot = self._slots.get(model)
+        running = slot.running if slot is not None else None
+        is_up = running is not None and running.ready_since is not None
+        return running.supervisor.connections if running is not None and is_up else None
 
     def load(self, model: str) -> None:
         """Load without a request; clears an earlier failure.

@@ -15,6 +15,8 @@ class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
     """Shown once the file is complete."""
     error_file_id: str
     output_expires_after_s: int | None = None
+    has_all_results: bool = False
+    """Every line has one; what is left is to make them files."""
     is_paused: bool = False
     models: list[str] = []
     waited_s: float = 0.0
@@ -100,6 +102,11 @@ def batches_page(*, after: str | None, limit: int) -> list[StoredBatch] | None:
             return None
         query = query.where(BatchRow.number < last.number)
     return [_batch(row) for row in query.order_by(BatchRow.number.desc()).limit(limit)]
+
+
+def is_in_use(file_id: str) -> bool:
+    """Whether an open batch reads the file."""
+    return any(stored.batch.input_file_id == file_id for stored in open_batches())
 
 
 def open_batches() -> list[StoredBatch]:

@@ -128,7 +128,10 @@ def test_every_duration_may_be_written_with_or_without_a_unit(
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("[srever]\nport = 1\n", ["srever", "no such table", "server, slots, engines, devices"]),
+        (
+            "[srever]\nport = 1\n",
+            ["srever", "no such table", "server, slots, engines, batches, devices"],
+        ),
         ("[server]\nprot = 1\n", ["server.prot", "no such key", "port"]),
         ("server = 3\n", ["server", "must be a table", "[server]"]),
         ("[server]\nport = 70000\n", ["server.port", "65535"]),

@@ -1,0 +1,227 @@
+"""Feeds one model with the lines of all batches that want it, a window at a time."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from appliance.batch.metrics import engine_load
+from appliance.batch.request import Fate, Outcome, attempt
+from appliance.batch.run import BatchRun
+from appliance.batch.window import FIRST, next_window
+from appliance.errors import ApplianceError
+from appliance.slots.scheduler import SlotScheduler
+from appliance.store.batches import StoredBatch
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 0.5
+_MOST_ATTEMPTS = 3
+_READ_AT_ONCE = 64
+_MOST_READ_BYTES = 4 * 1024**2
+_MOST_UNWRITTEN_BYTES = 8 * 1024**2
+_LONGEST_PAUSE_S = 30.0
+_SERVER_ERROR_PAUSE_S = 1.0
+
+_Item = tuple[BatchRun, int, str, bytes]
+
+
+class ModelFeed:
+    """Its task runs while lines want the model; a line that failed is tried again in here."""
+
+    def __init__(
+        self,
+        model: str,
+        slots: SlotScheduler,
+        runs: Callable[[], Sequence[BatchRun]],
+        most: int,
+    ) -> None:
+        self._model = model
+        self._slots = slots
+        self._runs = runs
+        self._most = most
+        self._window = min(FIRST, most)
+        self._ready_lines: deque[_Item] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._paused_until = 0.0
+        self._is_alone = False
+        self._turn = 0
+
+    def wake(self) -> None:
+        """Something may have changed."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until no line wants the model."""
+        looked_at = 0.0
+        try:
+            while True:
+                self._wake.clear()
+                await self._fill()
+                if not (self._tasks or self._ready_lines or self._has_lines()):
+                    return
+                now = time.monotonic()
+                if now - looked_at >= _LOOK_S:
+                    looked_at = now
+                    await self._look()
+                try:
+                    async with asyncio.timeout(_LOOK_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            for run, number, _, _ in self._ready_lines:
+                run.pending.setdefault(self._model, deque()).appendleft(number)
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _fill(self) -> None:
+        """Start lines until the window is full."""
+        if time.monotonic() < self._paused_until:
+            return
+        while len(self._tasks) < self._allowed():
+            item = await self._next()
+            if item is None:
+                return
+            run = item[0]
+            if not run.may_feed:
+                run.pending.setdefault(self._model, deque()).appendleft(item[1])
+                continue
+            task = asyncio.create_task(self._serve(*item))
+            self._tasks.add(task)
+            run.in_flight.add(task)
+            task.add_done_callback(run.in_flight.discard)
+            task.add_done_callback(self._over)
+
+    def _allowed(self) -> int:
+        """One request is enough to ask for an engine, and one is enough to try a suspect."""
+        is_ready = self._slots.is_ready(self._model)
+        if self._is_alone or self._suspects() or not is_ready:
+            return 1
+        return self._window
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("batch.line_failed model=%s", self._model, exc_info=error)
+        self._wake.set()
+
+    def _suspects(self) -> list[BatchRun]:
+        return [run for run in self._runs() if run.may_feed and run.suspects.get(self._model)]
+
+    def _has_lines(self) -> bool:
+        return any(
+            run.pending.get(self._model) or run.suspects.get(self._model)
+            for run in self._runs()
+            if run.may_feed
+        )
+
+    async def _next(self) -> _Item | None:
+        self._is_alone = False
+        for run in self._suspects():
+            if self._tasks:
+                return None
+            number = run.suspects[self._model].popleft()
+            self._is_alone = True
+            custom_id, body = await asyncio.to_thread(run.read, number)
+            return run, number, custom_id, body
+        if not self._ready_lines:
+            await self._read_ahead()
+        return self._ready_lines.popleft() if self._ready_lines else None
+
+    async def _read_ahead(self) -> None:
+        """The next lines, in turn from each batch: none waits for another's last line."""
+        chosen: list[tuple[BatchRun, int]] = []
+        runs = [
+            run
+            for run in self._runs()
+            if run.may_feed
+            and run.pending.get(self._model)
+            and run.unwritten_bytes < _MOST_UNWRITTEN_BYTES
+        ]
+        size = 0
+        while runs and len(chosen) < _READ_AT_ONCE and size < _MOST_READ_BYTES:
+            self._turn += 1
+            run = runs[self._turn % len(runs)]
+            number = run.pending[self._model].popleft()
+            size += run.index.lengths[number]
+            chosen.append((run, number))
+            runs = [each for each in runs if each.pending[self._model]]
+        if chosen:
+            self._ready_lines.extend(await asyncio.to_thread(_read_all, chosen))
+
+    async def _serve(self, run: BatchRun, number: int, custom_id: str, body: bytes) -> None:
+        began = time.monotonic()
+        is_cold = len(self._tasks) == 1 and not self._slots.is_ready(self._model)
+        is_suspect = self._is_alone
+        try:
+            outcome = await attempt(
+                self._slots,
+                self._model,
+                run.batch.endpoint,
+                body,
+                f"{run.id}-{number}".encode(),
+            )
+        except asyncio.CancelledError:
+            run.pending.setdefault(self._model, deque()).appendleft(number)
+            raise
+        if is_cold:
+            waited_s = run.stored.waited_s + time.monotonic() - began
+            run.stored = _with_wait(run.stored, waited_s)
+        self._settle(run, number, custom_id, outcome, is_suspect=is_suspect)
+
+    def _settle(
+        self, run: BatchRun, number: int, custom_id: str, outcome: Outcome, *, is_suspect: bool
+    ) -> None:
+        match outcome.fate:
+            case Fate.ANSWERED | Fate.REFUSED:
+                is_success = outcome.fate is Fate.ANSWERED
+                run.problem = None
+                run.add_result(
+                    number, custom_id, outcome.status, outcome.body, is_success=is_success
+                )
+            case Fate.AGAIN:
+                run.put_back(number)
+            case Fate.NO_ENGINE:
+                assert outcome.error is not None
+                run.put_back(number)
+                self._pause(run, outcome.error)
+            case Fate.SUSPECT:
+                attempts = run.attempts[number] = run.attempts.get(number, 0) + 1
+                if attempts >= _MOST_ATTEMPTS and is_suspect:
+                    run.add_result(
+                        number, custom_id, outcome.status, outcome.body, is_success=False
+                    )
+                else:
+                    run.put_back(number, is_suspect=True)
+                    self._paused_until = time.monotonic() + _SERVER_ERROR_PAUSE_S * attempts
+        run.changed.set()
+
+    def _pause(self, run: BatchRun, error: ApplianceError) -> None:
+        """There is no engine for it now; the reason is shown."""
+        run.problem = f"{self._model}: {error.message}"
+        pause_s = min(getattr(error, "retry_after_s", 1.0), _LONGEST_PAUSE_S)
+        self._paused_until = time.monotonic() + pause_s
+
+    async def _look(self) -> None:
+        """At the engine's own figures, and at the people beside."""
+        connections = self._slots.connections(self._model)
+        if connections is None:
+            self._window = min(FIRST, self._most)
+            return
+        load = await engine_load(connections)
+        people = self._slots.has_people(self._model)
+        self._window = next_window(self._window, load, most=self._most, people=people)
+
+
+def _read_all(chosen: list[tuple[BatchRun, int]]) -> list[_Item]:
+    return [(run, number, *run.read(number)) for run, number in chosen]
+
+
+def _with_wait(stored: StoredBatch, waited_s: float) -> StoredBatch:
+    return msgspec.structs.replace(stored, waited_s=waited_s)
