@@ -1,6 +1,9 @@
-"""Models: add, list, change, delete, load, unload, plan."""
+"""Models: add, list, change, delete, load, unload, sleep, wake, plan."""
+
+from typing import Annotated
 
 from litestar import Controller, delete, get, patch, post
+from litestar.params import QueryParameter
 
 from appliance.api.guards import admin_guard
 from appliance.errors import InvalidRequestError
@@ -9,7 +12,7 @@ from appliance.protocol.placement import PlanVerdict
 from appliance.registry.registry import Registry
 from appliance.slots.scheduler import SlotScheduler
 
-_ACTIONS = ("load", "unload", "plan")
+_ACTIONS = ("load", "unload", "sleep", "wake", "plan")
 
 
 class ModelController(Controller):
@@ -49,8 +52,15 @@ class ModelController(Controller):
         await slots.forget(path.strip("/"))
 
     @post("/{path:path}", operation_id="actOnModel", status_code=202)
-    async def act(self, path: str, slots: SlotScheduler) -> Model | PlanVerdict:
-        """`/{id}/load`, `/{id}/unload` return at once; `/{id}/plan` is a dry run of a load."""
+    async def act(
+        self,
+        path: str,
+        slots: SlotScheduler,
+        level: Annotated[int | None, QueryParameter(ge=1, le=2)] = None,
+    ) -> Model | PlanVerdict:
+        """`/{id}/load`, `unload`, `sleep` and `wake` return at once; `plan` only says what a load
+        would do. `sleep` takes a `level`: 1 keeps the weights in RAM, 2 does not.
+        """
         model, _, action = path.strip("/").rpartition("/")
         if not model or action not in _ACTIONS:
             raise InvalidRequestError(
@@ -59,10 +69,15 @@ class ModelController(Controller):
             )
         if action == "plan":
             return slots.board.dry_run(model)
-        if action == "load":
-            slots.load(model)
-        else:
-            slots.unload(model)
+        match action:
+            case "load":
+                slots.load(model)
+            case "wake":
+                slots.wake(model)
+            case "sleep":
+                slots.sleep(model, 1 if level == 1 else 2 if level == 2 else None)
+            case _:
+                slots.unload(model)
         return slots.board.model(model)
 
     @staticmethod

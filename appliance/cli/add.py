@@ -36,6 +36,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--idle", metavar="DURATION", help="unload after this; `never` keeps it")
     parser.add_argument("--tp", type=int, metavar="N", help="split over this many devices")
     parser.add_argument("--device", action="append", help="index or id it may use; may repeat")
+    parser.add_argument(
+        "--sleep", choices=["auto", "off", "1", "2"], help="what becomes of it when it is idle"
+    )
     parser.add_argument("--kv-cache", metavar="SIZE", help="KV cache on each device, as 2GiB")
     parser.add_argument("--memory", metavar="SIZE", help="reserve this instead of the estimate")
     parser.add_argument("--max-sequences", type=int, metavar="N", help="requests at once")
@@ -61,6 +64,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         "max_sequences": args.max_sequences,
         "dtype": args.dtype,
         "environment": args.environment,
+        "sleep": int(args.sleep) if args.sleep in {"1", "2"} else args.sleep,
         "extra_args": args.arg,
         "env": dict(_variable(text) for text in args.env) if args.env else None,
     }

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from appliance import __version__
-from appliance.cli import add, engine, keys, logs, models, run, serve, starter
+from appliance.cli import add, engine, keys, logs, models, run, serve, sleep, starter
 from appliance.cli.output import print_json
 from appliance.errors import ApplianceError
 from appliance.protocol.system import ErrorBody, ErrorDetail
@@ -68,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve.add_parsers(subparsers)
     models.add_parsers(subparsers)
+    sleep.add_parsers(subparsers)
     add.add_parsers(subparsers)
     run.add_parser(subparsers)
     logs.add_parser(subparsers)

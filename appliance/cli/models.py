@@ -11,6 +11,7 @@ from appliance.errors import join_sentences
 from appliance.protocol.engines import Engine, EngineState
 from appliance.protocol.models import Model
 from appliance.protocol.placement import PlanVerdict
+from appliance.protocol.sleep import SleepVerdict
 from appliance.protocol.system import Snapshot
 from appliance.units import format_duration, format_size
 
@@ -124,6 +125,8 @@ def _show(args: argparse.Namespace) -> int:
         "environment": model.settings.environment or "the one in use",
         "arguments": " ".join(model.settings.extra_args) or "-",
         "variables": " ".join(f"{key}={value}" for key, value in model.settings.env.items()) or "-",
+        "sleep": "; ".join(_verdict(verdict) for verdict in model.sleep)
+        or f"{model.settings.sleep}, not tried yet",
         "requests": str(model.requests_total),
     }
     if model.failure is not None:
@@ -196,6 +199,19 @@ def _rm(args: argparse.Namespace) -> int:
     return 0
 
 
+def _verdict(verdict: SleepVerdict) -> str:
+    """What was found out about a sleep level."""
+    if not verdict.works:
+        return f"level {verdict.level} does not work: {verdict.reason}"
+    seconds = [
+        f"{word} {format_duration(value)}"
+        for word, value in (("sleeps in", verdict.sleep_s), ("wakes in", verdict.wake_s))
+        if value is not None
+    ]
+    freed, stay = format_size(verdict.freed_bytes), format_size(verdict.residue_bytes)
+    return f"level {verdict.level} works: {freed} freed, {stay} stay, {', '.join(seconds)}"
+
+
 def _keep(model: Model) -> str:
     if model.settings.always_on:
         return "always on"
@@ -205,6 +221,8 @@ def _keep(model: Model) -> str:
 def state_text(model: Model) -> str:
     """State, progress and reason in a few words."""
     text = model.state.value
+    if model.sleep_level is not None:
+        text += f" (level {model.sleep_level})"
     if model.progress is not None and model.progress.ratio is not None:
         text += f" {model.progress.ratio:.0%} ({model.progress.phase.value})"
         if model.progress.eta_s is not None:

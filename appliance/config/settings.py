@@ -83,6 +83,10 @@ class SlotSettings(_Section, frozen=True, kw_only=True):
     """How long a batch waits before models that people use are drained for it."""
     batch_turn: str | float = "1m"
     """A model that was loaded for a batch in this way is kept at least this long."""
+    sleep_memory: str | int | None = None
+    """RAM that sleeping engines may keep weights in; left out: a quarter of it."""
+    asleep_timeout: str | float = "4h"
+    """A sleeping model that nobody asks for is unloaded after this; `never` keeps it."""
     queue_timeout: str | float = "30m"
     """A request that waited this long is given up with 503."""
 
@@ -120,6 +124,16 @@ class SlotSettings(_Section, frozen=True, kw_only=True):
     def batch_turn_s(self) -> float:
         """Seconds."""
         return parse_duration(self.batch_turn)
+
+    @property
+    def sleep_memory_bytes(self) -> int | None:
+        """Bytes, or None for the default."""
+        return None if self.sleep_memory is None else parse_size(self.sleep_memory)
+
+    @property
+    def asleep_timeout_s(self) -> float:
+        """Seconds; negative: never."""
+        return parse_duration(self.asleep_timeout)
 
     @property
     def queue_timeout_s(self) -> float:

@@ -12,10 +12,16 @@ class Sleeper:
     """Part of the supervisor; `end` stops the engine at once, for a reason."""
 
     def __init__(
-        self, sleep: EngineSleep, states: EngineStates, *, end: Callable[[str], None]
+        self,
+        sleep: EngineSleep,
+        states: EngineStates,
+        *,
+        is_stopping: Callable[[], bool],
+        end: Callable[[str], None],
     ) -> None:
         self._sleep = sleep
         self._states = states
+        self._is_stopping = is_stopping
         self._end = end
 
     @property
@@ -70,7 +76,7 @@ class Sleeper:
         return verdict
 
     def _failed(self, error: SleepError, what: str) -> SleepVerdict | None:
-        if self._states.now not in {EngineState.DRAINING, EngineState.WAKING}:
+        if self._is_stopping():
             return None
         verdict = self._sleep.verdict(error)
         self._end(f"{what}: {error}")

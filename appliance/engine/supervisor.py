@@ -94,7 +94,9 @@ class EngineSupervisor:
             kv_cache_bytes=spec.kv_cache_bytes * len(placement.shares),
             limit_s=limits.sleep_s,
         )
-        self.sleeper = Sleeper(sleep, self._states, end=self._end_at_once)
+        self.sleeper = Sleeper(
+            sleep, self._states, is_stopping=lambda: self.is_stopping, end=self._end_at_once
+        )
         self.failure: Failure | None = None
         self.memory_bytes = 0
         self.load_s: float | None = None

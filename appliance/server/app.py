@@ -52,6 +52,7 @@ from appliance.slots.launcher import EngineLauncher
 from appliance.slots.monitor import DeviceMonitor
 from appliance.slots.sampling import Sampling
 from appliance.slots.scheduler import SlotScheduler
+from appliance.slots.sleep_history import SleepHistory
 from appliance.slots.slot import Running, Slot
 from appliance.store.database import Database
 
@@ -79,6 +80,7 @@ class Appliance:
         self.keys = Keys(self.database)
         self.registry = Registry(self.database)
         self.history = LoadHistory(self.database)
+        self.sleep_history = SleepHistory(self.database)
         self.environments = EnvironmentStore(paths.engine_environments)
         self.launchers = WarmLaunchers(
             is_enabled=settings.engines.launcher, on_change=self._tell_server
@@ -107,6 +109,7 @@ class Appliance:
             ),
             monitor=self.monitor,
             history=self.history,
+            sleep_history=self.sleep_history,
             slots=slots,
             settings=settings.slots,
             engines=settings.engines,
@@ -187,6 +190,7 @@ class Appliance:
         await self.keys.load()
         await self.registry.load()
         await self.history.load()
+        await self.sleep_history.load()
         await self.monitor.open()
         await self.files.open()
 

@@ -11,6 +11,7 @@ from appliance.slots.decision import Action, Drain, GiveUp, Hold, Start, Stop
 from appliance.slots.leases import LeaseDesk
 from appliance.slots.lives import EngineLives
 from appliance.slots.plans import Resident
+from appliance.slots.sleep_tier import SleepTier
 from appliance.slots.slot import Running, Slot
 
 logger = logging.getLogger(__name__)
@@ -26,12 +27,14 @@ class SlotActions:
         board: SlotBoard,
         desk: LeaseDesk,
         lives: EngineLives,
+        tier: SleepTier,
         drain_limit_s: float,
     ) -> None:
         self._registry = registry
         self._board = board
         self._desk = desk
         self._lives = lives
+        self._tier = tier
         self._drain_limit_s = drain_limit_s
 
     def carry_out(self, action: Action) -> None:
@@ -47,6 +50,10 @@ class SlotActions:
                     self._drain(slot, action.residents)
                 case Hold():
                     self._say_why(slot, action.reason)
+                case GiveUp() if slot.running is not None:
+                    # It may fit elsewhere, with a fresh engine.
+                    message = action.refusal.message
+                    slot.running.supervisor.stop(f"cannot be woken where it is: {message}")
                 case GiveUp():
                     refusal = action.refusal
                     self._lives.give_up(
@@ -62,7 +69,7 @@ class SlotActions:
         self._lives.give_up(slot, FailureCause.CRASHED, message, "The server's log says more.")
 
     def let_go(self, running: Running, reason: str) -> None:
-        """No further requests; the engine ends once those in flight are over."""
+        """No further requests; the engine sleeps or ends once those in flight are over."""
         if running.drain_reason is None:
             running.drain_reason = reason
         if running.drain_since is None:
@@ -72,9 +79,14 @@ class SlotActions:
         self.stop_if_drained(running)
 
     def stop_if_drained(self, running: Running) -> None:
-        """End an engine that is to go and has nothing left to do."""
-        if running.drain_reason is not None and running.in_flight == 0:
+        """What is to go and has nothing left to do goes."""
+        if running.drain_reason is None or running.in_flight:
+            return
+        if running.must_end or running.supervisor.state is EngineState.ASLEEP:
             running.supervisor.stop(running.drain_reason)
+        else:
+            slot = self._board.slot(running.supervisor.model)
+            self._tier.retire(slot, running, running.drain_reason)
 
     def end_drains(self, now: float) -> None:
         """Engines that are drained go; one whose requests do not end is not waited for for ever."""
@@ -90,6 +102,8 @@ class SlotActions:
             running = slot.running
             if running is None or running.drained_for is None or running.supervisor.is_stopping:
                 continue
+            if running.is_falling_asleep:
+                continue
             if running.drained_for not in wishing:
                 running.drained_for, running.drain_reason = None, None
                 slot.wanted_since = None
@@ -98,6 +112,11 @@ class SlotActions:
                 self._desk.grant_all(slot, running)
 
     def _start(self, slot: Slot, start: Start) -> None:
+        running = slot.running
+        if running is not None:
+            if running.is_asleep:
+                self._tier.wake(slot, running, start.turn_s)
+            return
         known = self._registry.get(slot.model)
         wanted = self._board.estimate(known)
         self._lives.launch(slot, known, start.devices, wanted, turn_s=start.turn_s)
@@ -106,6 +125,7 @@ class SlotActions:
         for victim, running in self._engines_of(victims):
             self._swap_begins(slot, victim)
             logger.info("slots.evicting model=%s for=%s", victim.model, slot.model)
+            running.is_evicted = True
             self.let_go(running, f"evicted for {slot.model}")
             self._board.touch(victim)
         self._lives.prepare(self._registry.get(slot.model))

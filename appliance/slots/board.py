@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from appliance.config.settings import SlotSettings
 from appliance.engine.supervisor import EngineSupervisor
@@ -23,6 +24,7 @@ from appliance.slots.monitor import DeviceMonitor
 from appliance.slots.planner import plan
 from appliance.slots.plans import DeviceRoom, Option, Plan, PlanRequest, Refuse, Resident
 from appliance.slots.rates import RequestRate
+from appliance.slots.sleep_history import SleepHistory
 from appliance.slots.slot import Priority, Running, Slot
 from appliance.slots.views import at_most, model_view, verdict
 
@@ -41,6 +43,7 @@ class SlotBoard:
         registry: Registry,
         monitor: DeviceMonitor,
         history: LoadHistory,
+        sleep_history: SleepHistory,
         settings: SlotSettings,
         slots: dict[str, Slot],
         publish: Callable[[Event], None],
@@ -48,6 +51,7 @@ class SlotBoard:
         self._registry = registry
         self._monitor = monitor
         self._history = history
+        self._sleep_history = sleep_history
         self._settings = settings
         self._slots = slots
         self._publish = publish
@@ -138,6 +142,7 @@ class SlotBoard:
             self.slot(model),
             need_bytes=self.estimate(known).total_bytes,
             idle_timeout_s=self.idle_timeout_s(known),
+            sleep=self._sleep_history.of_model(model),
             now=time.monotonic(),
         )
 
@@ -174,16 +179,35 @@ class SlotBoard:
 
     def wish(self, slot: Slot, known: KnownModel, now: float) -> Wish:
         """What those who wait for the slot want; someone does."""
+        return self._wish(slot, self._request(known), self._switch_s(known), now)
+
+    def wish_to_wake(self, slot: Slot, running: Running, now: float) -> Wish:
+        """The same for one whose engine sleeps: it needs room where it is."""
+        shares = running.supervisor.placement.shares
+        residue = running.supervisor.sleeper.residue_bytes // len(shares)
+        known = self._registry.get(slot.model)
+        need_bytes = max(max(share.memory_bytes for share in shares) - residue, 0)
+        request = replace(
+            self._request(known),
+            options=(Option(len(shares), need_bytes),),
+            devices=frozenset(share.device_id for share in shares),
+            avoid=frozenset(),
+        )
+        wake_s = self._sleep_history.wake_s(slot.model)
+        switch_s = self._switch_s(known) if wake_s is None else wake_s
+        return self._wish(slot, request, switch_s, now)
+
+    def _wish(self, slot: Slot, request: PlanRequest, switch_s: float, now: float) -> Wish:
         people = [waiter.since for waiter in slot.waiting(Priority.PEOPLE)]
         if slot.wanted_since is not None:
             people.append(slot.wanted_since)
         since = people or [waiter.since for waiter in slot.waiting()]
         return Wish(
-            request=self._request(known),
+            request=request,
             since=min(since),
             waiting=len(people),
             waited_s=sum(now - each for each in people),
-            switch_s=self._switch_s(known),
+            switch_s=switch_s,
         )
 
     def residents(self, now: float) -> list[Resident]:
@@ -230,6 +254,8 @@ class SlotBoard:
         progress = slot.running.supervisor.view().progress if slot.running else None
         if progress is not None and progress.eta_s is not None:
             return max(progress.eta_s, 1.0)
+        if slot.running is not None and slot.running.is_asleep:
+            return self._sleep_history.wake_s(slot.model)
         return self._history.median_load_s(slot.model)
 
     def _supervisors(self) -> list[EngineSupervisor]:
@@ -240,11 +266,18 @@ class SlotBoard:
             found += slot.ended()
         return found
 
+    def _lost_s(self, running: Running, known: KnownModel) -> float:
+        """What its eviction costs: a wake if it falls asleep, or the wake that it then is not."""
+        load_s, wake_s = self._switch_s(known), self._sleep_history.wake_s(known.id)
+        if wake_s is None or known.settings.sleep == "off":
+            return load_s
+        return max(load_s - wake_s, 0.0) if running.is_asleep else min(load_s, wake_s)
+
     def _resident(self, running: Running, now: float) -> Resident:
         supervisor = running.supervisor
         known = self._registry.get(supervisor.model)
         rate_per_s = self.slot(known.id).arrivals.per_second(now)
-        reload_s = self._switch_s(known)
+        reload_s = self._lost_s(running, known)
         is_batch_only = running.in_flight > 0 and running.in_flight == running.in_flight_batch
         is_in_turn = running.in_flight > 0 or running.turn_s > self._settings.min_loaded_s
         kept_s = running.turn_s if is_in_turn else 0.0
@@ -253,7 +286,7 @@ class SlotBoard:
             model=supervisor.model,
             bytes_by_device=self._monitor.promised(running),
             last_used=running.last_used,
-            is_busy=running.in_flight > 0 or running.ready_since is None,
+            is_busy=running.in_flight > 0 or running.is_starting,
             is_pinned=known.settings.pinned or known.settings.always_on,
             is_leaving=running.is_leaving,
             is_batch_only=is_batch_only,

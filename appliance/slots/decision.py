@@ -29,7 +29,10 @@ class Policy:
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """A model that somebody wants and that has no engine. Times are of one monotonic clock."""
+    """A model that somebody wants and whose engine is not there, or sleeps.
+
+    Times are of one monotonic clock.
+    """
 
     request: PlanRequest
     since: float
@@ -145,7 +148,9 @@ class _Round:
 
     def serve(self, wish: Wish) -> None:
         """Act on one wish."""
-        seen = [self._as_seen_by(wish, each) for each in self._residents]
+        # Its own engine, which sleeps, is no victim of its own wish.
+        others = [each for each in self._residents if each.model != wish.model]
+        seen = [self._as_seen_by(wish, each) for each in others]
         decision = plan(self._rooms, seen, wish.request)
         match decision:
             case Place(devices):

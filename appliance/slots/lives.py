@@ -90,7 +90,7 @@ class EngineLives:
         slot.waits_for = None
         slot.is_held = False
         self.prepare(known)
-        task = self._own(self._live(slot, supervisor))
+        task = self.own(self._live(slot, supervisor))
         slot.running = Running(supervisor, wanted, task, last_used=time.monotonic(), turn_s=turn_s)
         self._board.touch(slot)
 
@@ -125,6 +125,16 @@ class EngineLives:
     def _became_ready(self, slot: Slot) -> None:
         running = slot.running
         assert running is not None
+        self._serves(slot, running)
+        self.own(self._remember(running))
+
+    def woke(self, slot: Slot) -> None:
+        """Its engine is back from sleep."""
+        if slot.running is not None:
+            self._serves(slot, slot.running)
+
+    def _serves(self, slot: Slot, running: Running) -> None:
+        """Loaded or woken: it takes the requests that waited for it."""
         self._read_ahead.end(slot.model)
         now = time.monotonic()
         running.ready_since = running.last_used = now
@@ -145,7 +155,6 @@ class EngineLives:
                 )
             )
         self._swap_over(slot)
-        self._own(self._remember(running))
         self._board.touch(slot)
 
     def _ended(self, slot: Slot, running: Running) -> None:
@@ -223,7 +232,8 @@ class EngineLives:
     async def _remember(self, running: Running) -> None:
         await self._history.add(await measure_load(running, self._monitor))
 
-    def _own(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+    def own(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """A task that `finish` waits for."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -216,6 +216,33 @@ class DeviceMonitor:
     def _by_id(self) -> dict[str, Reading]:
         return {reading.id: reading for reading in self._readings}
 
+    def meter(self, running: Running) -> Callable[[], Awaitable[int]]:
+        """A measure of what an engine holds on its devices, all ranks together, in bytes.
+
+        In a container the driver may tell nothing about our processes: then what the devices have
+        less in use than at the first call is taken off what the engine was promised. The measure
+        raises DeviceError.
+        """
+        supervisor = running.supervisor
+        promised = sum(share.memory_bytes for share in supervisor.placement.shares)
+        first: list[int] = []
+
+        async def measure() -> int:
+            if self.kind is not DeviceKind.GPU:
+                return await asyncio.to_thread(supervisor.measure)
+            pids = await asyncio.to_thread(supervisor.pids)
+            await self.refresh()
+            mine = {share.device_id for share in supervisor.placement.shares}
+            readings = [reading for reading in self._readings if reading.id in mine]
+            own = sum(each.used_by_pid.get(pid, 0) for each in readings for pid in pids)
+            if own:
+                return own
+            used = sum(each.total_bytes - (each.available_bytes or 0) for each in readings)
+            first.append(used)
+            return max(promised - max(first[0] - used, 0), 0)
+
+        return measure
+
     def rooms(self) -> list[DeviceRoom]:
         """The devices for the planner."""
         holdings = self._holdings()
@@ -271,12 +298,13 @@ def holdings_of(running: Running) -> list[Holding]:
     """What an engine holds on each of its devices; measured memory is split evenly over ranks."""
     supervisor, estimate = running.supervisor, running.estimate
     ranks = len(supervisor.placement.shares)
+    residue = supervisor.sleeper.residue_bytes // ranks if running.is_asleep else None
     return [
         Holding(
             occupant=Occupant(
                 model=supervisor.model,
                 engine_id=supervisor.id,
-                reserved_bytes=share.memory_bytes,
+                reserved_bytes=share.memory_bytes if residue is None else residue,
                 used_bytes=supervisor.memory_bytes // ranks,
                 weights_bytes=estimate.weights_bytes,
                 kv_cache_bytes=estimate.kv_cache_bytes,
@@ -284,7 +312,7 @@ def holdings_of(running: Running) -> list[Holding]:
             ),
             device_id=share.device_id,
             pids=running.pids,
-            is_starting=running.ready_since is None and not supervisor.has_ended,
+            is_starting=running.is_starting and not supervisor.has_ended,
         )
         for rank, share in enumerate(supervisor.placement.shares)
     ]

@@ -12,9 +12,11 @@ from contextlib import asynccontextmanager
 
 from appliance.config.settings import EngineSettings, SlotSettings
 from appliance.engine.connection import EngineConnections
-from appliance.errors import ModelNotFoundError, UnavailableError
+from appliance.errors import ConflictError, ModelNotFoundError, UnavailableError
+from appliance.gpu.cpu import machine_memory
 from appliance.protocol.engines import FailureCause
 from appliance.protocol.events import Event, ModelRemoved
+from appliance.protocol.sleep import SleepLevel
 from appliance.registry.registry import Registry
 from appliance.slots.actions import SlotActions
 from appliance.slots.board import SlotBoard
@@ -24,6 +26,8 @@ from appliance.slots.launcher import EngineLauncher
 from appliance.slots.leases import Lease, LeaseDesk
 from appliance.slots.lives import EngineLives
 from appliance.slots.monitor import DeviceMonitor
+from appliance.slots.sleep_history import SleepHistory
+from appliance.slots.sleep_tier import SleepTier
 from appliance.slots.slot import Priority, Slot
 
 logger = logging.getLogger(__name__)
@@ -44,6 +48,7 @@ class SlotScheduler:
         launcher: EngineLauncher,
         monitor: DeviceMonitor,
         history: LoadHistory,
+        sleep_history: SleepHistory,
         slots: dict[str, Slot],
         settings: SlotSettings,
         engines: EngineSettings,
@@ -59,6 +64,7 @@ class SlotScheduler:
             registry=registry,
             monitor=monitor,
             history=history,
+            sleep_history=sleep_history,
             settings=settings,
             slots=slots,
             publish=publish,
@@ -79,11 +85,22 @@ class SlotScheduler:
             settings=engines,
             publish=publish,
         )
+        self._tier = SleepTier(
+            registry=registry,
+            board=self.board,
+            monitor=monitor,
+            history=sleep_history,
+            host_limit_bytes=settings.sleep_memory_bytes or machine_memory()[0] // 4,
+            own=self._lives.own,
+            woke=self._lives.woke,
+            publish=publish,
+        )
         self._actions = SlotActions(
             registry=registry,
             board=self.board,
             desk=self._desk,
             lives=self._lives,
+            tier=self._tier,
             drain_limit_s=settings.drain_limit_s,
         )
         self._policy = Policy(
@@ -192,7 +209,7 @@ class SlotScheduler:
             raise UnavailableError("The server is shutting down.", hint="Try again in a minute.")
         self.board.forget_failures(slot)
         slot.is_held = False
-        if slot.running is None or slot.running.is_leaving:
+        if slot.running is None or slot.running.is_leaving or slot.running.is_asleep:
             slot.wanted_since = time.monotonic()
         self.board.touch(slot)
 
@@ -208,9 +225,33 @@ class SlotScheduler:
         if slot.running is not None:
             # Also one that was drained for another model: that wish may go, this one stays.
             slot.running.drained_for = None
+            slot.running.must_end = True
             slot.running.drain_reason = reason
             self._actions.let_go(slot.running, reason)
         self.board.touch(slot)
+
+    def sleep(self, model: str, level: SleepLevel | None = None) -> None:
+        """Put a ready model to sleep once its requests are over; None: at the best level.
+
+        Raises ModelNotFoundError and ConflictError.
+        """
+        slot = self._open_slot(model)
+        if slot.running is None:
+            raise ConflictError(
+                f"{model!r} is not loaded.", hint=f"Load it first: appliance load {model}"
+            )
+        self._tier.check(slot.running, level)
+        self._actions.let_go(slot.running, "put to sleep by its owner")
+        self.board.touch(slot)
+
+    def wake(self, model: str) -> None:
+        """Wake a model that sleeps. Raises ModelNotFoundError and ConflictError."""
+        running = self._open_slot(model).running
+        if running is None or not running.is_asleep:
+            raise ConflictError(
+                f"{model!r} does not sleep.", hint=f"`appliance load {model}` loads it."
+            )
+        self.load(model)
 
     async def forget(self, model: str) -> None:
         """Unload a model and drop it; returns when its engine is gone."""
@@ -230,7 +271,13 @@ class SlotScheduler:
         now = time.monotonic()
         for slot in self._slots.values():
             running = slot.running
-            if running is None or not running.takes_requests or running.in_flight:
+            if running is None or running.in_flight:
+                continue
+            if running.is_asleep and slot.oldest_wish() is None:
+                limit_s = self._settings.asleep_timeout_s
+                if 0 <= limit_s <= now - running.last_used:
+                    running.supervisor.stop(f"asleep and idle for {limit_s:.0f} s")
+            if not running.takes_requests:
                 continue
             timeout_s = self.board.idle_timeout_s(self._registry.get(slot.model))
             if 0 <= timeout_s <= now - running.last_used:
@@ -276,6 +323,8 @@ class SlotScheduler:
         if slot.is_deleted or self._stopping or is_early:
             return None
         if slot.running is not None:
+            if slot.running.is_asleep:
+                return self.board.wish_to_wake(slot, slot.running, now)
             if slot.running.is_leaving:
                 slot.waits_for = "waits until its old engine has ended"
             return None

@@ -5,6 +5,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal
 
 from appliance.engine.supervisor import EngineSupervisor
 from appliance.estimate.estimator import Estimate
@@ -40,6 +41,13 @@ class Running:
     drain_since: float | None = None
     drained_for: str | None = None
     """The model that waits for its memory, if it was busy when it was chosen."""
+    is_evicted: bool = False
+    """Idle, and chosen to make room for another model."""
+    must_end: bool = False
+    """It is to end, and not to sleep."""
+    is_falling_asleep: bool = False
+    sleep_level: Literal[0, 1, 2] | None = None
+    """A person wants it to sleep, at this level; 0: at any that the settings allow."""
     pids: frozenset[int] = frozenset()
     measured_at: float = 0.0
     tokens_total: float | None = None
@@ -50,6 +58,17 @@ class Running:
     def takes_requests(self) -> bool:
         """Whether a lease may be granted on it."""
         return self.supervisor.state is EngineState.READY and self.drain_reason is None
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether it has to be woken before it takes requests."""
+        is_asleep = self.supervisor.state is EngineState.ASLEEP
+        return is_asleep and not self.is_leaving
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether it loads or wakes."""
+        return self.ready_since is None or self.supervisor.state is EngineState.WAKING
 
     @property
     def is_at_work(self) -> bool:

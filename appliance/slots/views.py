@@ -10,6 +10,7 @@ from appliance.estimate.estimator import Estimate
 from appliance.protocol.engines import EngineState, Failure
 from appliance.protocol.models import Model, ModelSettings
 from appliance.protocol.placement import Placement, PlanVerdict, Share
+from appliance.protocol.sleep import SleepVerdict
 from appliance.registry.registry import KnownModel
 from appliance.slots.plans import DeviceRoom, Evict, Place, Plan, Refuse, Wait
 from appliance.slots.slot import Running, Slot
@@ -31,7 +32,13 @@ def model_state(slot: Slot) -> EngineState:
 
 
 def model_view(
-    known: KnownModel, slot: Slot, *, need_bytes: int, idle_timeout_s: float, now: float
+    known: KnownModel,
+    slot: Slot,
+    *,
+    need_bytes: int,
+    idle_timeout_s: float,
+    sleep: list[SleepVerdict],
+    now: float,
 ) -> Model:
     """A model at the monotonic time `now`; `idle_timeout_s` is the one that counts for it."""
     running = slot.running
@@ -61,6 +68,8 @@ def model_view(
         tokens_per_s=running.tokens_per_s if running else None,
         ttft_p95_s=percentile(sorted(slot.first_token_s), 0.95),
         requests_total=slot.requests_total,
+        sleep=sleep,
+        sleep_level=engine.sleep_level if engine and is_up else None,
     )
 
 

@@ -6,10 +6,10 @@ from appliance.protocol.sleep import SleepVerdict
 from appliance.store.tables import SleepVerdictRow
 
 
-def all_verdicts() -> list[tuple[str, SleepVerdict]]:
-    """Fingerprints with what is known about one of their levels."""
+def all_verdicts() -> list[tuple[str, str, SleepVerdict]]:
+    """Models and fingerprints with what is known about one of their levels."""
     return [
-        (row.fingerprint, msgspec.json.decode(row.verdict, type=SleepVerdict))
+        (row.model, row.fingerprint, msgspec.json.decode(row.verdict, type=SleepVerdict))
         for row in SleepVerdictRow.select().order_by(SleepVerdictRow.level)
     ]
 

@@ -13,7 +13,7 @@ import sys
 
 WEIGHTS, KV_CACHE = "weights", "kv_cache"
 TAGS = frozenset({WEIGHTS, KV_CACHE})
-_PAGE = 4096
+_PAGE, _PIECE = 4096, 64 * 1024
 _GOOD, _GARBAGE = b"x", b"!"
 
 
@@ -40,6 +40,10 @@ class StubMemory:
         for place in range(0, self.sizes[tag], _PAGE):
             part[place + 1] = 1
         return part
+
+    def places(self) -> range:
+        """Where the pieces of the weights begin: a copy of all would stay in the heap."""
+        return range(0, self.sizes[WEIGHTS], _PIECE)
 
     def load_weights(self) -> None:
         """As from the checkpoint's files. Writing to what is not there kills the process."""
@@ -70,7 +74,8 @@ class StubMemory:
             # In RAM, and not part of what the process has mapped, as a GPU's copy in RAM.
             if self.backup is None:
                 self.backup = os.memfd_create("weights")
-            os.pwrite(self.backup, self.parts[WEIGHTS][:], 0)
+            for place in self.places():
+                os.pwrite(self.backup, self.parts[WEIGHTS][place : place + _PIECE], place)
         for part in self.parts.values():
             part.close()
 
@@ -92,7 +97,8 @@ class StubMemory:
         for tag in tags:
             self.parts[tag] = self.allocate(tag)
         if WEIGHTS in tags and self.level == 1 and self.backup is not None:
-            kept = os.pread(self.backup, self.sizes[WEIGHTS], 0)
-            self.parts[WEIGHTS][:] = kept
+            for place in self.places():
+                piece = os.pread(self.backup, _PIECE, place)
+                self.parts[WEIGHTS][place : place + len(piece)] = piece
             if self.fails("garbage"):
                 self.parts[WEIGHTS][:1] = _GARBAGE

@@ -27,9 +27,10 @@ async def test_verdicts_are_kept_by_configuration_version_and_level(tmp_path: Pa
         assert each.of("f", "0.32.0") == {1: WORKS, 2: FAILS}
         assert each.of("f", "0.33.0") == {}
         assert each.of("g", "0.32.0") == {}
+        assert each.of_model("m") == [WORKS, FAILS]
     later = msgspec.structs.replace(WORKS, works=False, reason="did not wake")
     await history.add("m", "f", later)
-    assert [verdict for _, verdict in await database.read(all_verdicts)] == [later, FAILS]
+    assert [verdict for _, _, verdict in await database.read(all_verdicts)] == [later, FAILS]
     await database.close()
 
 
@@ -42,5 +43,5 @@ async def test_verdicts_go_with_their_model(tmp_path: Path) -> None:
         await database.write(lambda stored=stored: put_model(stored))
         await SleepHistory(database).add(model, model, WORKS)
     await database.write(lambda: delete_model("m"))
-    assert [key for key, _ in await database.read(all_verdicts)] == ["n vllm-0.32.0"]
+    assert [key for _, key, _ in await database.read(all_verdicts)] == ["n vllm-0.32.0"]
     await database.close()
