@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from appliance.events import EventBus
+from appliance.protocol.devices import DeviceHealth
 from appliance.protocol.events import AlertRaised, Event
 from appliance.protocol.system import Alert, ServerInfo, Snapshot
 from appliance.slots.board import SlotBoard
@@ -28,16 +29,19 @@ class Overview:
         """All that a UI shows, as of the last published event."""
         models = self._board.models()
         failing = {model.id for model in models if model.failure is not None}
+        devices = self._board.devices()
+        ailing = {each.id for each in devices if each.health is not DeviceHealth.HEALTHY}
         return Snapshot(
             seq=self._bus.seq,
             server=self._server_info(),
-            devices=self._board.devices(),
+            devices=devices,
             models=models,
             engines=self._board.engines(),
             alerts=[
                 alert
                 for alert in self._alerts.values()
-                if alert.model is None or alert.model in failing
+                if (alert.model is None or alert.model in failing)
+                and (alert.device_id is None or alert.device_id in ailing)
             ],
             totals=self._board.totals(),
         )

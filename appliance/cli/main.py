@@ -4,7 +4,19 @@ import argparse
 import sys
 
 from appliance import __version__
-from appliance.cli import add, engine, keys, logs, models, run, serve, sleep, starter
+from appliance.cli import (
+    add,
+    devices,
+    doctor,
+    engine,
+    keys,
+    logs,
+    models,
+    run,
+    serve,
+    sleep,
+    starter,
+)
 from appliance.cli.output import print_json
 from appliance.errors import ApplianceError
 from appliance.protocol.system import ErrorBody, ErrorDetail
@@ -69,6 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_parsers(subparsers)
     models.add_parsers(subparsers)
     sleep.add_parsers(subparsers)
+    devices.add_parser(subparsers)
+    doctor.add_parser(subparsers)
     add.add_parsers(subparsers)
     run.add_parser(subparsers)
     logs.add_parser(subparsers)

@@ -6,6 +6,7 @@ import time
 from datetime import UTC, datetime
 
 from appliance.cli.client import ServerClient, ServerError
+from appliance.cli.devices import ailing_lines
 from appliance.cli.output import print_json, print_table, safe
 from appliance.errors import join_sentences
 from appliance.protocol.engines import Engine, EngineState
@@ -96,7 +97,10 @@ def _ps(args: argparse.Namespace) -> int:
             ]
         )
     print_table(["NAME", "STATE", "DEVICE", "MEMORY", "RUNNING", "WAITING", "UNLOADS"], rows)
-    for launcher in client.get("/admin/v1/state", Snapshot).server.launchers:
+    state = client.get("/admin/v1/state", Snapshot)
+    for line in ailing_lines(state.devices):
+        print(f"\n{safe(line)}")
+    for launcher in state.server.launchers:
         memory = f", {format_size(launcher.memory_bytes)}" if launcher.memory_bytes else ""
         problem = f": {launcher.problem}" if launcher.problem else ""
         print(f"\nwarm launcher {launcher.environment}: {launcher.state}{memory}{problem}")

@@ -251,7 +251,7 @@ class SimulatedDevice(_Section, frozen=True, kw_only=True):
     """Size, for example `8GiB`."""
     name: str = "Simulated GPU"
     """Shown to people."""
-    nvlink: str = ""
+    nvlink: str | None = None
     """Devices with the same name here are linked directly to each other."""
     numa_node: int | None = None
     """Processor that it is attached to."""

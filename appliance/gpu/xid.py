@@ -15,7 +15,7 @@ NOTED_FOR_S = 600.0
 # Follows from another error, or from the end of a process that was killed, as engines are.
 _IGNORED = frozenset({45, 154})
 
-_NEED_RESET = {
+XIDS_THAT_NEED_A_RESET = {
     46: "the GPU stopped processing",
     48: "an uncorrectable memory error",
     62: "a controller inside the GPU halted",
@@ -73,16 +73,16 @@ class XidLog:
         grave, noted = None, None
         for seen in self._seen.get(gpu, {}).values():
             is_recent = now - seen.last_at < NOTED_FOR_S
-            if seen.code in _NEED_RESET and not driver_says_fine:
+            if seen.code in XIDS_THAT_NEED_A_RESET and not driver_says_fine:
                 grave = seen
             elif is_recent and (noted is None or seen.last_at > noted.last_at):
                 noted = seen
         if grave is not None:
-            return xid_needs_reset(grave.code, _NEED_RESET[grave.code], bus)
+            return xid_needs_reset(grave.code, XIDS_THAT_NEED_A_RESET[grave.code], bus)
         if noted is None:
             return HEALTHY
-        if noted.code in _NEED_RESET:
-            return xid_recovered(noted.code, _NEED_RESET[noted.code])
+        if noted.code in XIDS_THAT_NEED_A_RESET:
+            return xid_recovered(noted.code, XIDS_THAT_NEED_A_RESET[noted.code])
         return xid_noted(noted.code, _meaning(noted.code), noted.times)
 
 

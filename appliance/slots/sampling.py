@@ -4,11 +4,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from appliance.protocol.devices import Device
-from appliance.protocol.events import DevicesSampled, Event
+from appliance.protocol.events import AlertRaised, DevicesSampled, Event
 from appliance.protocol.system import Totals
 from appliance.slots.board import SlotBoard
+from appliance.slots.device_alerts import device_alerts
 from appliance.slots.monitor import DeviceMonitor, differs
 from appliance.units import MIB
 
@@ -82,6 +84,14 @@ class Sampling:
 
     def _publish_if_changed(self) -> None:
         devices, totals = self._board.devices(), self._board.totals()
-        if differs(self._last[0], devices) or totals != self._last[1]:
+        before = self._last[0]
+        before_health = {device.id: device.health for device in before}
+        if differs(before, devices) or totals != self._last[1]:
             self._last = (devices, totals)
             self._publish(DevicesSampled(devices=devices, totals=totals))
+            for alert in device_alerts(before, devices, datetime.now(UTC)):
+                log = logger.error if alert.severity == "error" else logger.warning
+                log("devices.%s %s", alert.severity, alert.message)
+                self._publish(AlertRaised(alert=alert))
+            if any(each.health != before_health.get(each.id, each.health) for each in devices):
+                self._board.wake.set()

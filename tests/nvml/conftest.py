@@ -1,11 +1,17 @@
 """Fake NVIDIA GPUs behind the real NVML binding."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.nvml.fake_nvml import FakeNvml, ReaderProcess, build_library
+from tests.stub.conftest import make_model, stub_engines
+from tests.support.server import ServerProcess
+
+__all__ = ["make_model", "stub_engines"]
+
+MakeGpuServer = Callable[[str], ServerProcess]
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +32,20 @@ def reader(nvml: FakeNvml) -> Iterator[ReaderProcess]:
     process = ReaderProcess(nvml)
     yield process
     process.end()
+
+
+@pytest.fixture
+def gpu_server(tmp_path: Path, stub_engines: Path, nvml: FakeNvml) -> Iterator[MakeGpuServer]:
+    """Servers on the fake GPUs, with stub engines."""
+    made: list[ServerProcess] = []
+
+    def make(config: str) -> ServerProcess:
+        text = f'[devices]\nsource = "nvml"\nsample_interval = 0.1\n{config}'
+        server = ServerProcess(tmp_path / f"home{len(made)}", text, engines=stub_engines)
+        server.env |= nvml.env
+        made.append(server)
+        return server.start()
+
+    yield make
+    for server in made:
+        server.end()

@@ -276,6 +276,14 @@ def end_with_last_words(behaviour: dict) -> None:
     sys.exit(int(behaviour.get("status", 1)))
 
 
+def take_gpu_memory(processes: str, mib: int) -> None:
+    """Tell the fake NVML library (tests/nvml) what this process holds on each of its GPUs."""
+    for device in os.environ["CUDA_VISIBLE_DEVICES"].split(","):
+        new = Path(processes) / f"new.{os.getpid()}"
+        new.write_text(str(mib))
+        new.replace(Path(processes) / f"{device.removeprefix('GPU-')}.{os.getpid()}")
+
+
 def start_worker(name: bytes, *, ignores_term: bool) -> None:
     """A child like vLLM's engine core, which does not die with its parent."""
     if os.fork():
@@ -311,6 +319,8 @@ def main() -> None:
     for number in range(int(behaviour.get("prints", 0))):
         print(f"line {number} of many", flush=True)
         time.sleep(0.002)
+    if "gpu_memory" in behaviour:
+        take_gpu_memory(**behaviour["gpu_memory"])
     held = bytearray(int(behaviour.get("memory_bytes", 0)))
     time.sleep(float(behaviour.get("load_s", 0.1)))
     load_slowly(behaviour)

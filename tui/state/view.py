@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from appliance.protocol.devices import Device
+from appliance.protocol.devices import Device, DeviceHealth
 from appliance.protocol.engines import Engine, EngineState
 from appliance.protocol.events import (
     AlertRaised,
@@ -80,7 +80,13 @@ def _server(view: View, event: ServerChanged) -> View:
 
 
 def _devices(view: View, event: DevicesSampled) -> View:
-    return replace(view, devices=tuple(event.devices), totals=event.totals)
+    healthy = {each.id for each in event.devices if each.health is DeviceHealth.HEALTHY}
+    return replace(
+        view,
+        devices=tuple(event.devices),
+        totals=event.totals,
+        alerts=tuple(alert for alert in view.alerts if alert.device_id not in healthy),
+    )
 
 
 def _model(view: View, event: ModelChanged) -> View:
