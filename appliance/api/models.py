@@ -7,6 +7,7 @@ from litestar.params import QueryParameter
 
 from appliance.api.guards import admin_guard
 from appliance.errors import InvalidRequestError
+from appliance.protocol.estimates import EstimateReport, EstimateRequest
 from appliance.protocol.models import Model, ModelChange, ModelCreate
 from appliance.protocol.placement import PlanVerdict
 from appliance.registry.registry import Registry
@@ -34,9 +35,28 @@ class ModelController(Controller):
         return self._changed(data.id, slots)
 
     @get("/{path:path}", operation_id="getModel")
-    async def one(self, path: str, slots: SlotScheduler) -> Model:
-        """One model."""
-        return slots.board.model(path.strip("/"))
+    async def one(
+        self,
+        path: str,
+        slots: SlotScheduler,
+        registry: Registry,
+        context_length: int | None = None,
+        tp_size: int | None = None,
+        device: str | None = None,
+        device_bytes: int | None = None,
+    ) -> Model | EstimateReport:
+        """One model; `/{id}/estimate` says what it needs, also with the settings of the query."""
+        whole = path.strip("/")
+        model, _, action = whole.rpartition("/")
+        if action != "estimate" or any(known.id == whole for known in registry.models()):
+            return slots.board.model(whole)
+        request = EstimateRequest(
+            context_length=context_length,
+            tp_size=tp_size,
+            device=device,
+            device_bytes=device_bytes,
+        )
+        return slots.board.estimate_report(model, request)
 
     @patch("/{path:path}", operation_id="changeModel")
     async def change(

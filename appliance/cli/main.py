@@ -9,6 +9,7 @@ from appliance.cli import (
     devices,
     doctor,
     engine,
+    estimate,
     keys,
     logs,
     models,
@@ -84,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     devices.add_parser(subparsers)
     doctor.add_parser(subparsers)
     add.add_parsers(subparsers)
+    estimate.add_parser(subparsers)
     run.add_parser(subparsers)
     logs.add_parser(subparsers)
     keys.add_parser(subparsers)

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from appliance.cli.client import ServerClient, ServerError
 from appliance.cli.devices import ailing_lines
+from appliance.cli.estimate import need_text
 from appliance.cli.output import print_json, print_table, safe
 from appliance.errors import join_sentences
 from appliance.protocol.engines import Engine, EngineState
@@ -120,7 +121,7 @@ def _show(args: argparse.Namespace) -> int:
         "directory": model.settings.path,
         "context": f"{model.context_length} tokens",
         "weights": format_size(model.weights_bytes),
-        "needs": f"about {format_size(model.need_bytes)} on each device",
+        "needs": f"{_need(model)} on each device",
         "devices": ", ".join(model.settings.devices) or "any",
         "tensor parallel": str(model.settings.tp_size),
         "keep": _keep(model),
@@ -214,6 +215,10 @@ def _verdict(verdict: SleepVerdict) -> str:
     ]
     freed, stay = format_size(verdict.freed_bytes), format_size(verdict.residue_bytes)
     return f"level {verdict.level} works: {freed} freed, {stay} stay, {', '.join(seconds)}"
+
+
+def _need(model: Model) -> str:
+    return need_text(model.need) if model.need else f"about {format_size(model.need_bytes)}"
 
 
 def _keep(model: Model) -> str:

@@ -18,7 +18,7 @@ from appliance.protocol.models import ModelSettings, Task
 from appliance.registry.facts import ModelFacts
 from appliance.units import MIB
 
-_SEQUENCES_TO_PLAN_FOR = 4
+SEQUENCES_TO_PLAN_FOR = 4
 _LEAST_KV_CACHE_BYTES = 64 * MIB
 # What an estimate may be off by: weights are counted, the rest is fitted to logs. The KV cache
 # is given to the engine in bytes, so it is exact.
@@ -67,7 +67,7 @@ def kv_budgets(
     context_length: int,
     kind: DeviceKind = DeviceKind.GPU,
     *,
-    sequences: int = _SEQUENCES_TO_PLAN_FOR,
+    sequences: int = SEQUENCES_TO_PLAN_FOR,
     device_bytes: int | None = None,
 ) -> KvBudgets:
     """For requests of the whole context, `sequences` of them at once."""

@@ -7,6 +7,7 @@ import msgspec
 
 from appliance.protocol.base import Body, Wire
 from appliance.protocol.engines import EngineState, Failure, LoadProgress
+from appliance.protocol.estimates import MemoryParts
 from appliance.protocol.placement import Placement
 from appliance.protocol.sleep import SleepLevel, SleepSetting, SleepVerdict
 
@@ -102,8 +103,10 @@ class Model(Wire, frozen=True, kw_only=True):
     """Tokens that a request may use, prompt and answer together."""
     weights_bytes: int
     need_bytes: int
-    """Estimated memory per rank."""
+    """Memory per rank, as estimated or measured."""
     created_at: datetime
+    need: MemoryParts | None = None
+    """`need_bytes` by part, and where it comes from."""
     engine_id: str | None = None
     """The running engine, or the last one that was tried."""
     placement: Placement | None = None

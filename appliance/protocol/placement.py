@@ -1,6 +1,7 @@
 """Placement: the decision which devices an engine takes, and how many bytes on each."""
 
 from appliance.protocol.base import Wire
+from appliance.protocol.estimates import MemoryParts
 
 
 class Share(Wire, frozen=True, kw_only=True):
@@ -26,6 +27,8 @@ class PlanVerdict(Wire, frozen=True, kw_only=True):
     message: str
     need_bytes: int
     """Per rank."""
+    need: MemoryParts | None = None
+    """The same by part, and where it comes from."""
     placement: Placement | None = None
     evicts: list[str] = []
     """Models that would have to go."""

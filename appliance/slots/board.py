@@ -10,6 +10,7 @@ from appliance.engine.supervisor import EngineSupervisor
 from appliance.estimate.estimator import Estimate
 from appliance.protocol.devices import Device
 from appliance.protocol.engines import Engine
+from appliance.protocol.estimates import EstimateReport, EstimateRequest
 from appliance.protocol.events import EngineChanged, EngineRemoved, Event, ModelChanged
 from appliance.protocol.models import Model
 from appliance.protocol.placement import PlanVerdict
@@ -19,7 +20,7 @@ from appliance.slots.backoff import FailureSeries
 from appliance.slots.decision import Wish
 from appliance.slots.eviction import expected_cost_s
 from appliance.slots.history import LoadHistory
-from appliance.slots.measuring import estimate_of
+from appliance.slots.measuring import estimate_of, report_on
 from appliance.slots.monitor import DeviceMonitor
 from appliance.slots.planner import plan
 from appliance.slots.plans import DeviceRoom, Option, Plan, PlanRequest, Refuse, Resident
@@ -140,7 +141,7 @@ class SlotBoard:
         return model_view(
             known,
             self.slot(model),
-            need_bytes=self.estimate(known).total_bytes,
+            wanted=self.estimate(known),
             idle_timeout_s=self.idle_timeout_s(known),
             sleep=self._sleep_history.of_model(model),
             now=time.monotonic(),
@@ -166,6 +167,10 @@ class SlotBoard:
         if known.facts is None:
             return _NOTHING
         return estimate_of(known, self._history, self._monitor)
+
+    def estimate_report(self, model: str, request: EstimateRequest) -> EstimateReport:
+        """The estimate at length. Raises ModelNotFoundError and InvalidRequestError."""
+        return report_on(self._registry.get(model), request, self._history, self._monitor)
 
     def idle_timeout_s(self, known: KnownModel) -> float:
         """Seconds; negative: it stays."""

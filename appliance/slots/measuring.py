@@ -4,11 +4,17 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import msgspec
+
 from appliance.engine.logs import EngineLog
 from appliance.engine.memory_log import LoggedMemory, read_memory_log
+from appliance.errors import InvalidRequestError
 from appliance.estimate.estimator import Estimate, estimate
-from appliance.estimate.measured import corrected
+from appliance.estimate.measured import Measurement, corrected
+from appliance.estimate.report import Target, changed, report, targets_of
 from appliance.protocol.devices import DeviceKind
+from appliance.protocol.estimates import EstimateReport, EstimateRequest
+from appliance.protocol.models import ModelSettings
 from appliance.registry.registry import KnownModel
 from appliance.slots.history import LoadHistory, fingerprint
 from appliance.slots.monitor import DeviceMonitor
@@ -75,7 +81,6 @@ def fullest_rank_bytes(
 def estimate_of(known: KnownModel, history: LoadHistory, monitor: DeviceMonitor) -> Estimate:
     """Memory per rank, by what earlier engines of this configuration took; facts are known."""
     assert known.facts is not None
-    key = fingerprint(known.id, known.settings, _ANY_ENVIRONMENT, known.context_length)
     wanted = estimate(
         known.facts,
         known.settings,
@@ -83,7 +88,52 @@ def estimate_of(known: KnownModel, history: LoadHistory, monitor: DeviceMonitor)
         monitor.kind,
         device_bytes=monitor.smallest_device_bytes,
     )
-    return corrected(wanted, history.measurements(key))
+    return corrected(wanted, _measurements(known, history, known.settings, known.context_length))
+
+
+def report_on(
+    known: KnownModel, request: EstimateRequest, history: LoadHistory, monitor: DeviceMonitor
+) -> EstimateReport:
+    """The estimate at length, with this machine's devices. Raises InvalidRequestError."""
+    if known.facts is None:
+        raise InvalidRequestError(
+            f"{known.id} cannot be estimated: {known.problem or 'its files are gone.'}",
+            hint="Put its files back, or remove it with `appliance rm`.",
+        )
+    names = {device.id: device.name for device in monitor.devices()}
+    targets = [
+        Target(
+            id=room.id,
+            index=room.index,
+            name=names[room.id],
+            kind=monitor.kind,
+            total_bytes=max(room.total_bytes, 0),
+            free_bytes=max(room.free_bytes, 0),
+        )
+        for room in monitor.rooms()
+        if room.is_usable
+    ]
+    settings = msgspec.structs.replace(known.settings, context_length=known.context_length)
+
+    def correct(chosen: ModelSettings, context: int, wanted: Estimate) -> Estimate:
+        if request.device_bytes is not None:
+            return wanted
+        return corrected(wanted, _measurements(known, history, chosen, context))
+
+    return report(
+        known.id,
+        known.facts,
+        changed(settings, request),
+        targets_of(request, targets),
+        kind=monitor.kind,
+        correct=correct,
+    )
+
+
+def _measurements(
+    known: KnownModel, history: LoadHistory, settings: ModelSettings, context: int
+) -> list[Measurement]:
+    return history.measurements(fingerprint(known.id, settings, _ANY_ENVIRONMENT, context))
 
 
 def _logged(log: EngineLog) -> LoggedMemory:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from appliance.estimate.estimator import Estimate
+from appliance.estimate.report import parts_of
 from appliance.protocol.engines import EngineState, Failure
 from appliance.protocol.models import Model, ModelSettings
 from appliance.protocol.placement import Placement, PlanVerdict, Share
@@ -35,7 +36,7 @@ def model_view(
     known: KnownModel,
     slot: Slot,
     *,
-    need_bytes: int,
+    wanted: Estimate,
     idle_timeout_s: float,
     sleep: list[SleepVerdict],
     now: float,
@@ -52,7 +53,8 @@ def model_view(
         architecture=known.facts.architecture if known.facts else "unknown",
         context_length=known.context_length,
         weights_bytes=known.facts.weights_bytes if known.facts else 0,
-        need_bytes=need_bytes,
+        need_bytes=wanted.total_bytes,
+        need=parts_of(wanted),
         created_at=known.created_at,
         engine_id=engine.id if engine else None,
         placement=engine.placement if engine and is_up else None,
@@ -145,6 +147,7 @@ def verdict(
         verdict=name,
         message=message,
         need_bytes=wanted.total_bytes,
+        need=parts_of(wanted),
         placement=placement,
         evicts=evicts,
         load_s=load_s,

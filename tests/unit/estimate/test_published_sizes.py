@@ -122,7 +122,8 @@ MODELS = {
     ),
     "nomic-embed-text-v1.5": Published(
         {
-            "model_type": "nomic_bert", "n_embd": 768, "n_layer": 12, "n_head": 12,
+            "architectures": ["NomicBertModel"], "model_type": "nomic_bert", "n_embd": 768,
+            "n_layer": 12, "n_head": 12,
             "n_inner": 3072, "vocab_size": 30_528, "type_vocab_size": 2, "torch_dtype": "float32",
         },
         4 * 136_731_648,

@@ -113,13 +113,15 @@ def words(name: str, context: int, devices: int = 1, **changes: object) -> list[
         devices=devices,
         device_bytes=24 * GIB,
     )
-    return [variant.change for variant in found]
+    return [f"{variant.text} (`{variant.command}`)" for variant in found]
 
 
 def test_changes_say_the_command_and_begin_with_the_mildest() -> None:
-    offered = words(EIGHT_B, 16_384, devices=2)
-    assert offered[:6] == [
-        "a context of 8192 tokens (`appliance set 'my model' --context 8192`)",
+    offered = words(EIGHT_B, 8192, devices=2)
+    assert offered[:8] == [
+        "at most 64 requests at once (`appliance set 'my model' --max-sequences 64`)",
+        "at most 16 requests at once (`appliance set 'my model' --max-sequences 16`)",
+        "at most 4 requests at once (`appliance set 'my model' --max-sequences 4`)",
         "a context of 4096 tokens (`appliance set 'my model' --context 4096`)",
         "a context of 2048 tokens (`appliance set 'my model' --context 2048`)",
         "an 8-bit KV cache (`appliance set 'my model' --arg=--kv-cache-dtype=fp8`)",
@@ -128,19 +130,26 @@ def test_changes_say_the_command_and_begin_with_the_mildest() -> None:
         " (`appliance set 'my model' --arg=--quantization=fp8`)",
     ]
     assert (
-        "splitting it over 2 devices and a context of 8192 tokens"
-        " (`appliance set 'my model' --tp 2 --context 8192`)"
+        "splitting it over 2 devices and at most 64 requests at once and a context of 2048 tokens"
+        " (`appliance set 'my model' --tp 2 --max-sequences 64 --context 2048`)"
     ) in offered
+    single = "one request at a time (`appliance set 'my model' --max-sequences 1`)"
+    last = "quantizing its weights to 4 bits while loading and one request at a time"
+    assert offered.index(single) > offered.index(offered[7])
+    assert offered[-1].startswith(last)
 
 
 def test_arguments_that_are_there_are_repeated() -> None:
-    offered = words(EIGHT_B, 2048, extra_args=["--seed", "1"])
+    offered = words(EIGHT_B, 2048, max_sequences=1, extra_args=["--seed", "1"])
     assert offered[0].endswith("--arg=--seed --arg=1 --arg=--kv-cache-dtype=fp8`)")
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"extra_args": ["--kv-cache-dtype=fp8", "--quantization=fp8"]}, {"memory_bytes": 3 * GIB}],
+    [
+        {"extra_args": ["--kv-cache-dtype=fp8", "--quantization=fp8"], "max_sequences": 1},
+        {"memory_bytes": 3 * GIB},
+    ],
 )
 def test_nothing_is_offered_twice_or_beside_the_point(changes: dict[str, object]) -> None:
     assert words(EIGHT_B, 2048, **changes) == []

@@ -74,7 +74,8 @@ def test_view_of_a_model_whose_files_are_gone() -> None:
     )
     slot = Slot("m", failure=FAILURE, waits_for="waits for a")
     slot.first_token_s.extend([0.3, 0.1, 0.2])
-    view = model_view(known, slot, need_bytes=7, idle_timeout_s=10.0, sleep=[], now=0.0)
+    wanted = Estimate(context_bytes=7)
+    view = model_view(known, slot, wanted=wanted, idle_timeout_s=10.0, sleep=[], now=0.0)
     assert view.architecture == "unknown"
     assert (view.context_length, view.weights_bytes, view.need_bytes) == (0, 0, 7)
     assert view.waits_for == "waits for a"
