@@ -107,6 +107,7 @@ class SleepTier:
         if supervisor.state is EngineState.ASLEEP:
             running.drain_reason, running.drain_since, running.drained_for = None, None, None
             running.is_evicted = False
+            running.keep_alive_s = None
             supervisor.memory_bytes = supervisor.sleeper.residue_bytes
         else:
             supervisor.stop(reason)

@@ -81,6 +81,19 @@ def test_an_idle_model_sleeps_and_a_request_wakes_it(
     assert states[ready : ready + 5] == ["ready", "draining", "asleep", "waking", "ready"]
 
 
+def test_a_keep_alive_of_an_earlier_request_ends_with_sleep(
+    make_server: MakeServer, make_model: MakeModel
+) -> None:
+    server = make_server(IDLE)
+    add(server, make_model, "a", sleep=1, idle_timeout_s=500)
+    body = {"model": "a", "messages": [], "keep_alive": 0}
+    assert httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60).is_success
+    state_is(server, "a", "asleep")
+    assert ask(server, "a") == "xxx"
+    wait_until(lambda: server.model("a")["idle_unload_at"] is not None, 5, "idle and awake")
+    assert server.model("a")["state"] == "ready"
+
+
 def test_two_models_that_do_not_fit_together_sleep_for_each_other(
     make_server: MakeServer, make_model: MakeModel
 ) -> None:
