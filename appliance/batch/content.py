@@ -5,7 +5,8 @@ from pathlib import Path
 
 from appliance.batch.lines import is_blank
 
-_RANGE = re.compile(r"^bytes=(\d*)-(\d*)$")
+# Numbers of more digits than any size has are not looked at.
+_RANGE = re.compile(r"^bytes=([0-9]{0,18})-([0-9]{0,18})$", re.IGNORECASE)
 _FIRST_BYTES = 16 * 1024**2
 
 
@@ -27,11 +28,13 @@ def parse_range(text: str | None, size: int) -> tuple[int, int] | None:
     What is not understood, such as several ranges, means the whole file.
     """
     found = _RANGE.match(text.strip()) if text else None
-    if found is None or found.group(0) == "bytes=-":
+    if found is None or found.groups() == ("", ""):
         return 0, size
     first, last = found.groups()
     if not first:
         return (max(size - int(last), 0), size) if int(last) and size else None
     start = int(first)
+    if last and int(last) < start:
+        return 0, size
     end = min(int(last) + 1, size) if last else size
     return (start, end) if start < end else None

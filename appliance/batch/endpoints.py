@@ -12,9 +12,15 @@ from appliance.batch.files import FileStore
 from appliance.batch.form import Form, boundary_of
 from appliance.batch.lines import is_blank
 from appliance.batch.service import BatchService, CreateBatch, expiry_s
-from appliance.errors import InvalidRequestError, NotFoundError, WrongMethodError
+from appliance.errors import (
+    InsufficientStorageError,
+    InvalidRequestError,
+    NotFoundError,
+    WrongMethodError,
+)
 from appliance.gateway.asgi import Answer, ClientGoneError, Receive, Scope, header, read_body
 from appliance.protocol.files import FileDeleted
+from appliance.store.database import StoreError
 
 PREFIXES = ("/v1/files", "/v1/batches")
 
@@ -24,6 +30,7 @@ _MOST_BATCHES = 100
 _USUAL_BATCHES = 20
 _MOST_BODY_BYTES = 1024 * 1024
 _PIECE_BYTES = 256 * 1024
+_MOST_DIGITS = 9
 
 _encode = msgspec.json.Encoder().encode
 
@@ -37,6 +44,14 @@ class BatchEndpoints:
 
     async def __call__(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         """Raises ApplianceError."""
+        try:
+            await self._answer(scope, receive, answer)
+        except StoreError as error:
+            raise InsufficientStorageError(
+                f"The server's disk fails: {error}.", hint="Ask the owner of this server."
+            ) from error
+
+    async def _answer(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         method, path = scope["method"], scope["path"]
         match path.strip("/").split("/"), method:
             case ["v1", "files"], "POST":
@@ -149,7 +164,7 @@ class BatchEndpoints:
         body = await read_body(scope, receive, _MOST_BODY_BYTES)
         try:
             return msgspec.json.decode(body, type=CreateBatch)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidRequestError(
                 f"We could not parse the JSON body of your request: {error}.",
                 hint="The body must be a JSON object.",
@@ -176,7 +191,7 @@ def _limit(query: dict[str, str], usual: int, most: int) -> int:
     text = query.get("limit")
     if text is None:
         return usual
-    if not text.isdecimal() or not 1 <= int(text[:9]) <= most:
+    if not (text.isdecimal() and len(text) <= _MOST_DIGITS and 1 <= int(text) <= most):
         raise InvalidRequestError(
             f"Invalid value for 'limit': it must be a number from 1 to {most}.",
             param="limit",
@@ -196,7 +211,7 @@ def _check_first(line: bytes) -> None:
     """What is no JSONL is refused at once; later lines are judged when a batch reads them."""
     try:
         is_object = not is_blank(line) and isinstance(msgspec.json.decode(line), dict)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         is_object = False
     if not is_object:
         raise InvalidRequestError(

@@ -5,6 +5,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -13,6 +14,7 @@ from appliance.batch.request import Fate, Outcome, attempt
 from appliance.batch.run import BatchRun
 from appliance.batch.window import FIRST, next_window
 from appliance.errors import ApplianceError
+from appliance.gateway.errors import encode_error, openai_error, unexpected
 from appliance.slots.scheduler import SlotScheduler
 from appliance.store.batches import StoredBatch
 
@@ -96,7 +98,7 @@ class ModelFeed:
             self._tasks.add(task)
             run.in_flight.add(task)
             task.add_done_callback(run.in_flight.discard)
-            task.add_done_callback(self._over)
+            task.add_done_callback(partial(self._over, run, item[1]))
 
     def _allowed(self) -> int:
         """One request is enough to ask for an engine, and one is enough to try a suspect."""
@@ -105,10 +107,14 @@ class ModelFeed:
             return 1
         return self._window
 
-    def _over(self, task: asyncio.Task[None]) -> None:
+    def _over(self, run: BatchRun, number: int, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            run.pending.setdefault(self._model, deque()).appendleft(number)
+        elif (error := task.exception()) is not None:
             logger.error("batch.line_failed model=%s", self._model, exc_info=error)
+            run.put_back(number)
+            self._paused_until = time.monotonic() + _SERVER_ERROR_PAUSE_S
         self._wake.set()
 
     def _suspects(self) -> list[BatchRun]:
@@ -128,8 +134,12 @@ class ModelFeed:
                 return None
             number = run.suspects[self._model].popleft()
             self._is_alone = True
-            custom_id, body = await asyncio.to_thread(run.read, number)
-            return run, number, custom_id, body
+            items, failed = await asyncio.to_thread(_read_all, [(run, number)])
+            if failed:
+                run.put_back(number, is_suspect=True)
+                run.trouble = f"its file cannot be read: {failed[0][2]}"
+                return None
+            return items[0]
         if not self._ready_lines:
             await self._read_ahead()
         return self._ready_lines.popleft() if self._ready_lines else None
@@ -153,7 +163,12 @@ class ModelFeed:
             chosen.append((run, number))
             runs = [each for each in runs if each.pending[self._model]]
         if chosen:
-            self._ready_lines.extend(await asyncio.to_thread(_read_all, chosen))
+            items, failed = await asyncio.to_thread(_read_all, chosen)
+            self._ready_lines.extend(items)
+            for run, number, why in failed:
+                # One batch's file does not hold up the others.
+                run.pending[self._model].append(number)
+                run.trouble = f"its file cannot be read: {why}"
 
     async def _serve(self, run: BatchRun, number: int, custom_id: str, body: bytes) -> None:
         began = time.monotonic()
@@ -167,9 +182,8 @@ class ModelFeed:
                 body,
                 f"{run.id}-{number}".encode(),
             )
-        except asyncio.CancelledError:
-            run.pending.setdefault(self._model, deque()).appendleft(number)
-            raise
+        except Exception as error:  # noqa: BLE001 - a line that breaks us must not do so for ever
+            outcome = Outcome(Fate.SUSPECT, 500, encode_error(openai_error(unexpected(error))))
         if is_cold:
             waited_s = run.stored.waited_s + time.monotonic() - began
             run.stored = _with_wait(run.stored, waited_s)
@@ -219,8 +233,18 @@ class ModelFeed:
         self._window = next_window(self._window, load, most=self._most, people=people)
 
 
-def _read_all(chosen: list[tuple[BatchRun, int]]) -> list[_Item]:
-    return [(run, number, *run.read(number)) for run, number in chosen]
+def _read_all(
+    chosen: list[tuple[BatchRun, int]],
+) -> tuple[list[_Item], list[tuple[BatchRun, int, str]]]:
+    """What was read, and what could not be. Blocks."""
+    items: list[_Item] = []
+    failed: list[tuple[BatchRun, int, str]] = []
+    for run, number in chosen:
+        try:
+            items.append((run, number, *run.read(number)))
+        except (OSError, ValueError) as error:
+            failed.append((run, number, str(error)))
+    return items, failed
 
 
 def _with_wait(stored: StoredBatch, waited_s: float) -> StoredBatch:

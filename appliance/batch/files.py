@@ -6,10 +6,11 @@ import logging
 import os
 import secrets
 import shutil
-import time
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
+from appliance.batch.clock import Clock
 from appliance.batch.journal import sync_directory
 from appliance.errors import (
     BodyTooLargeError,
@@ -20,12 +21,12 @@ from appliance.errors import (
 )
 from appliance.protocol.files import File, FileList
 from appliance.store.batches import (
+    FileInUseError,
     all_file_ids,
     delete_file,
     expired_files,
     files_page,
     find_file,
-    is_in_use,
     open_batches,
     put_file,
 )
@@ -39,17 +40,26 @@ BATCH_FILE_LIFE_S = 30 * 86400
 _LONGEST_NAME = 255
 _PREFIX = "file-"
 _PARTIAL = ".part"
+_CHECK_EVERY_BYTES = 16 * 1024**2
+_LEAST_FREE_BYTES = 64 * 1024
 
 
 class FileStore:
     """All files of one appliance."""
 
     def __init__(
-        self, database: Database, directory: Path, *, most_bytes: int, reserve_bytes: int
+        self,
+        database: Database,
+        directory: Path,
+        *,
+        most_bytes: int,
+        reserve_bytes: int,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._directory = directory
         self._reserve_bytes = reserve_bytes
+        self._clock = clock
         self.most_bytes = most_bytes
 
     async def open(self) -> None:
@@ -66,8 +76,13 @@ class FileStore:
         """Begin to take a file. Raises BodyTooLargeError and InsufficientStorageError."""
         if declared_bytes is not None and declared_bytes > self.most_bytes:
             raise self._too_large()
-        await asyncio.to_thread(self._check_space, declared_bytes or 0)
-        return Upload(self, self._directory / f"{new_file_id()}{_PARTIAL}")
+        part = self._directory / f"{new_file_id()}{_PARTIAL}"
+        await asyncio.to_thread(self.check_space, declared_bytes or 0)
+        try:
+            file = await asyncio.to_thread(part.open, "xb")
+        except OSError as error:
+            raise _disk_full(error) from error
+        return Upload(self, part, file)
 
     async def keep(
         self,
@@ -78,10 +93,14 @@ class FileStore:
         expires_after_s: int | None,
         file_id: str | None = None,
     ) -> File:
-        """Make a file of a finished part; under a given id that may be done more than once."""
+        """Make a file of a finished part; under a given id that may be done more than once.
+
+        Raises OSError; under a new id nothing is left of it then.
+        """
+        is_new = file_id is None
         file_id = file_id or new_file_id()
         size = await asyncio.to_thread(_rename, part, self.path(file_id))
-        now = int(time.time())
+        now = self._clock.now()
         life_s = expires_after_s
         if life_s is None and purpose in {"batch", "batch_output"}:
             life_s = BATCH_FILE_LIFE_S
@@ -93,14 +112,19 @@ class FileStore:
             filename=filename[:_LONGEST_NAME],
             purpose=purpose,
         )
-        await self._database.write(lambda: put_file(file))
+        try:
+            await self._database.write(lambda: put_file(file))
+        except OSError:
+            if is_new:
+                await asyncio.to_thread(_unlink, self.path(file_id))
+            raise
         return file
 
     async def find(self, file_id: str) -> File:
         """Raises NotFoundError."""
         file = await self._database.read(lambda: find_file(file_id))
         if file is None:
-            raise NotFoundError(f"No such File object: {file_id}", param="id")
+            raise _no_such(file_id)
         return file
 
     async def page(
@@ -124,17 +148,19 @@ class FileStore:
 
     async def delete(self, file_id: str) -> None:
         """Raises NotFoundError, and ConflictError while a batch needs it."""
-        if await self._database.read(lambda: is_in_use(file_id)):
+        try:
+            was_there = await self._database.write(lambda: delete_file(file_id))
+        except FileInUseError:
             raise ConflictError(
                 f"A batch that is not over reads {file_id}.", hint="Cancel the batch first."
-            )
-        if not await self._database.write(lambda: delete_file(file_id)):
-            raise NotFoundError(f"No such File object: {file_id}", param="id")
-        await asyncio.to_thread(self.path(file_id).unlink, missing_ok=True)
+            ) from None
+        if not was_there:
+            raise _no_such(file_id)
+        await asyncio.to_thread(_unlink, self.path(file_id))
 
     async def delete_expired(self) -> None:
         """Those whose time is over."""
-        now = int(time.time())
+        now = self._clock.now()
         for file_id in await self._database.read(lambda: expired_files(now)):
             with contextlib.suppress(ConflictError, NotFoundError):
                 await self.delete(file_id)
@@ -142,9 +168,11 @@ class FileStore:
 
     def has_space(self, more_bytes: int = 0) -> bool:
         """Whether so much can be written without touching the reserve. Blocks."""
-        return shutil.disk_usage(self._directory).free - more_bytes >= self._reserve_bytes
+        free = shutil.disk_usage(self._directory).free - more_bytes
+        return free >= max(self._reserve_bytes, _LEAST_FREE_BYTES)
 
-    def _check_space(self, more_bytes: int) -> None:
+    def check_space(self, more_bytes: int) -> None:
+        """Raises InsufficientStorageError. Blocks."""
         if not self.has_space(more_bytes):
             free = shutil.disk_usage(self._directory).free
             raise InsufficientStorageError(
@@ -168,18 +196,19 @@ class FileStore:
     def _sweep(self, known: set[str]) -> None:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         for file in self._directory.iterdir():
-            if file.name not in known:
-                file.unlink(missing_ok=True)
+            if file.name.startswith(_PREFIX) and file.name not in known:
+                _unlink(file)
 
 
 class Upload:
     """A file that is being taken; `async with` removes what was not kept."""
 
-    def __init__(self, store: FileStore, part: Path) -> None:
+    def __init__(self, store: FileStore, part: Path, file: BinaryIO) -> None:
         self._store = store
         self.part = part
         self.size = 0
-        self._file = part.open("xb")
+        self._file = file
+        self._checked_at = 0
 
     async def __aenter__(self) -> "Upload":
         return self
@@ -190,15 +219,14 @@ class Upload:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
-        await asyncio.to_thread(self.part.unlink, missing_ok=True)
+        await asyncio.to_thread(self._remove)
 
     async def write(self, data: bytes) -> None:
         """The next piece. Raises BodyTooLargeError and InsufficientStorageError."""
         self.size += len(data)
         self._store.check_size(self.size)
         try:
-            await asyncio.to_thread(self._file.write, data)
+            await asyncio.to_thread(self._write, data)
         except OSError as error:
             raise _disk_full(error) from error
 
@@ -209,10 +237,34 @@ class Upload:
         except OSError as error:
             raise _disk_full(error) from error
 
+    def _write(self, data: bytes) -> None:
+        if self.size - self._checked_at >= _CHECK_EVERY_BYTES:
+            # Others may be filling the disk, too, and not all say how much will come.
+            self._checked_at = self.size
+            self._store.check_space(0)
+        self._file.write(data)
+
+    def _remove(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+        _unlink(self.part)
+
     def _sync(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
+
+
+def _no_such(file_id: str) -> NotFoundError:
+    return NotFoundError(f"No such File object: {file_id}", param="id")
+
+
+def _unlink(file: Path) -> None:
+    """What cannot be removed now is removed at the next start."""
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("files.not_removed name=%s error=%s", file.name, error)
 
 
 def _known_ids() -> set[str]:

@@ -1,28 +1,32 @@
 """The form of an upload, as it comes: small fields in memory, the file straight to disk."""
 
-import re
 from collections.abc import AsyncIterator
 
-from multipart import MultipartError, MultipartSegment, PushMultipartParser
+from multipart import (
+    MultipartError,
+    MultipartSegment,
+    PushMultipartParser,
+    parse_options_header,
+)
 
 from appliance.batch.files import Upload
 from appliance.errors import InvalidRequestError
 
-_BOUNDARY = re.compile(r'boundary="?([^";,]+)"?', re.IGNORECASE)
 _LONGEST_FIELD = 4096
 _MOST_PARTS = 20
+_LONGEST_BOUNDARY = 200
 
 
 def boundary_of(content_type: str | None) -> str:
     """Raises InvalidRequestError."""
-    found = _BOUNDARY.search(content_type or "")
-    is_form = (content_type or "").lower().startswith("multipart/form-data")
-    if not is_form or found is None:
+    kind, options = parse_options_header(content_type or "")
+    boundary = str(options.get("boundary", ""))
+    if kind != "multipart/form-data" or not 1 <= len(boundary) <= _LONGEST_BOUNDARY:
         raise InvalidRequestError(
             "A file is uploaded as multipart/form-data with a boundary.",
             hint="curl -F purpose=batch -F file=@requests.jsonl does it.",
         )
-    return found.group(1)
+    return boundary
 
 
 class Form:

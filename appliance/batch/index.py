@@ -36,7 +36,7 @@ class LineIndex:
 
     offsets: "array[int]" = field(default_factory=lambda: array("Q"))
     lengths: "array[int]" = field(default_factory=lambda: array("I"))
-    model_numbers: "array[int]" = field(default_factory=lambda: array("H"))
+    model_numbers: "array[int]" = field(default_factory=lambda: array("I"))
     models: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:

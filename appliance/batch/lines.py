@@ -31,6 +31,8 @@ _NEEDED = {
 }
 _MISSING = "missing_required_parameter"
 _SEPARATORS = b" \t\r"
+_SPARE_DEPTH = 200
+_LONGEST_SHOWN = 200
 
 
 class _Body(msgspec.Struct):
@@ -68,6 +70,7 @@ ModelCheck = Callable[[str], Task | None]
 
 _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_wanted = msgspec.json.Decoder(_Wanted).decode
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 def is_blank(line: bytes) -> bool:
@@ -83,7 +86,8 @@ def check_line(
         # Strings are only checked for being UTF-8 when they are decoded.
         line.decode()
         parsed = _decode_line(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        _check_depth(line)
+    except (ValueError, RecursionError):
         message = "This line is not parseable as valid JSON."
         return [BatchError(code="invalid_json_line", message=message, line=number)]
     found = list(_problems(parsed, endpoint, task_of))
@@ -93,9 +97,15 @@ def check_line(
 
 
 def request_of(line: bytes) -> tuple[str, bytes]:
-    """custom_id and body, as it stands, of a line that was checked. Raises MsgspecError."""
+    """custom_id and body, as it stands, of a line that was checked. Raises ValueError."""
     wanted = _decode_wanted(line)
     return wanted.custom_id, bytes(wanted.body)
+
+
+def _check_depth(line: bytes) -> None:
+    """Whoever reads it later has less of the stack left. Raises RecursionError."""
+    if line.count(b"[") + line.count(b"{") > _SPARE_DEPTH:
+        _decode_raw(b"[" * _SPARE_DEPTH + line + b"]" * _SPARE_DEPTH)
 
 
 def _problems(line: _Line, endpoint: str, task_of: ModelCheck) -> Iterator[BatchError]:
@@ -136,7 +146,8 @@ def _body_problems(
     elif (task := task_of(model)) is None:
         yield BatchError(
             code="model_not_found",
-            message=f"The provided model '{model}' is not supported by the Batch API.",
+            message=f"The provided model '{model[:_LONGEST_SHOWN]}' is not supported by the"
+            " Batch API.",
             param="body.model",
         )
     elif task not in ENDPOINTS[endpoint]:

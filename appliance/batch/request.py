@@ -8,7 +8,12 @@ import msgspec
 
 from appliance.engine.connection import ConnectionLostError
 from appliance.errors import ApplianceError, EngineDiedError, ModelNotFoundError
-from appliance.gateway.errors import encode_error, normalize_engine_error, openai_error
+from appliance.gateway.errors import (
+    OpenAiError,
+    encode_error,
+    normalize_engine_error,
+    openai_error,
+)
 from appliance.slots.leases import Lease
 from appliance.slots.scheduler import SlotScheduler
 from appliance.slots.slot import Priority
@@ -16,6 +21,9 @@ from appliance.slots.slot import Priority
 # Where vLLM has an endpoint under another path.
 _PATHS = {"/v1/classify": "/classify"}
 _CAUSE_S = 5.0
+_NO_JSON = OpenAiError(message="The engine's answer is no JSON.", type="server_error")
+
+_decode_nested = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class Fate(Enum):
@@ -65,7 +73,10 @@ async def _ask(lease: Lease, path: str, body: bytes, request_id: bytes) -> Outco
             return Outcome(Fate.AGAIN)
         return Outcome(Fate.SUSPECT, 503, encode_error(openai_error(await _died(lease))))
     if response.status == 200:
-        return Outcome(Fate.ANSWERED, 200, _one_line(answer))
+        try:
+            return Outcome(Fate.ANSWERED, 200, one_line(answer))
+        except (ValueError, RecursionError):
+            return Outcome(Fate.SUSPECT, 502, encode_error(_NO_JSON))
     fate = Fate.SUSPECT if response.status >= 500 else Fate.REFUSED
     error = encode_error(normalize_engine_error(response.status, answer))
     return Outcome(fate, response.status, error)
@@ -80,7 +91,13 @@ async def _died(lease: Lease) -> EngineDiedError:
     )
 
 
-def _one_line(answer: bytes) -> bytes:
-    """JSON without line feeds, which would end the result."""
+def one_line(answer: bytes) -> bytes:
+    """JSON without line feeds, which would end the result. Raises ValueError, RecursionError.
+
+    What is no JSON would look like a torn result to who reads the file after a crash.
+    """
     answer = answer.strip()
-    return msgspec.json.encode(msgspec.json.decode(answer)) if b"\n" in answer else answer
+    answer.decode()
+    # Checked as deep as it will stand in a result, and some more.
+    _decode_nested(b"[[[[" + answer + b"]]]]")
+    return b" ".join(answer.splitlines()) if b"\n" in answer else answer

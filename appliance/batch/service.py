@@ -1,19 +1,19 @@
 """What clients and the owner can do with batches."""
 
 import secrets
-import time
 from typing import Any
 
 import msgspec
 
 from appliance.batch import state
+from appliance.batch.clock import Clock
 from appliance.batch.files import FileStore, new_file_id
 from appliance.batch.lines import ENDPOINTS
 from appliance.batch.run import BatchRun
 from appliance.batch.runner import BatchRunner
 from appliance.errors import ConflictError, InvalidRequestError, NotFoundError
 from appliance.protocol.batches import Batch, BatchList, BatchProgress, BatchStatus
-from appliance.store.batches import StoredBatch, batches_page, find_batch, put_batch
+from appliance.store.batches import StoredBatch, add_batch, batches_page, find_batch
 from appliance.store.database import Database
 from appliance.units import parse_duration
 
@@ -40,22 +40,27 @@ class CreateBatch(msgspec.Struct):
 class BatchService:
     """Create, look at, cancel, pause."""
 
-    def __init__(self, database: Database, files: FileStore, runner: BatchRunner) -> None:
+    def __init__(
+        self, database: Database, files: FileStore, runner: BatchRunner, clock: Clock
+    ) -> None:
         self._database = database
         self._files = files
         self._runner = runner
+        self._clock = clock
 
     async def create(self, wanted: CreateBatch) -> Batch:
         """Raises InvalidRequestError and NotFoundError."""
         _check(wanted)
         window_s = _window_s(wanted.completion_window)
+        # What left-overs of the last server there are is known then.
+        await self._runner.started()
         file = await self._files.find(wanted.input_file_id)
         if file.purpose != "batch":
             raise InvalidRequestError(
                 f"The file {file.id} has the purpose {file.purpose!r}; batches need 'batch'.",
                 param="input_file_id",
             )
-        now = int(time.time())
+        now = self._clock.now()
         stored = StoredBatch(
             batch=Batch(
                 id=f"batch_{secrets.token_hex(16)}",
@@ -71,7 +76,8 @@ class BatchService:
             error_file_id=new_file_id(),
             output_expires_after_s=_expiry_s(wanted.output_expires_after),
         )
-        await self._database.write(lambda: put_batch(stored))
+        if not await self._database.write(lambda: add_batch(stored)):
+            raise NotFoundError(f"No such File object: {file.id}", param="input_file_id")
         return self._runner.add(stored).batch
 
     async def find(self, batch_id: str) -> Batch:
@@ -112,16 +118,18 @@ class BatchService:
 
     async def cancel(self, batch_id: str) -> Batch:
         """Raises NotFoundError and ConflictError."""
+        await self._runner.started()
         run = self._runner.runs.get(batch_id)
         if run is None:
-            return state.cancelling(await self.find(batch_id), int(time.time()))
-        run.batch = state.cancelling(run.batch, int(time.time()))
+            return state.cancelling(await self.find(batch_id), self._clock.now())
+        run.batch = state.cancelling(run.batch, self._clock.now())
         run.is_stopping = True
         await self._runner.store(run)
         return run.batch
 
     async def pause(self, batch_id: str, *, is_paused: bool) -> BatchProgress:
         """Start no further lines, or go on. Raises NotFoundError and ConflictError."""
+        await self._runner.started()
         run = self._open_run(batch_id, await self.find(batch_id))
         run.stored = msgspec.structs.replace(run.stored, is_paused=is_paused)
         run.changed.set()

@@ -2,6 +2,7 @@
 
 validating -> in_progress -> finalizing -> completed
 validating -> failed; in_progress -> finalizing -> expired
+in_progress, finalizing, cancelling -> failed, if the input file cannot be read any more
 validating, in_progress, finalizing -> cancelling -> cancelled
 """
 
@@ -40,10 +41,17 @@ def started(batch: Batch, total: int, models: list[str], now: int) -> Batch:
     )
 
 
-def counted(batch: Batch, completed: int, lines_failed: int, usage: BatchUsage) -> Batch:
+def counted(
+    batch: Batch, total: int, completed: int, lines_failed: int, usage: BatchUsage
+) -> Batch:
     """So many lines have results on the disk."""
-    counts = replace(batch.request_counts, completed=completed, failed=lines_failed)
+    counts = RequestCounts(total=total, completed=completed, failed=lines_failed)
     return replace(batch, request_counts=counts, usage=usage)
+
+
+def broken(batch: Batch, errors: list[BatchError]) -> Batch:
+    """Its file cannot be read any more; it will end with the results that it has."""
+    return replace(batch, errors=BatchErrors(data=errors))
 
 
 def finalizing(batch: Batch, now: int) -> Batch:
@@ -67,6 +75,8 @@ def ended(
 ) -> Batch:
     """Its files are complete."""
     batch = replace(batch, output_file_id=output_file_id, error_file_id=error_file_id)
+    if batch.errors is not None:
+        return replace(batch, status=BatchStatus.FAILED, failed_at=now)
     if batch.status is BatchStatus.CANCELLING:
         return replace(batch, status=BatchStatus.CANCELLED, cancelled_at=now)
     if batch.expired_at is not None:
@@ -77,9 +87,3 @@ def ended(
 def expired(batch: Batch, now: int) -> Batch:
     """Its time is over; what has results keeps them."""
     return replace(finalizing(batch, now), expired_at=now)
-
-
-def is_late(batch: Batch, now: int) -> bool:
-    """Whether its window is over while lines are left."""
-    is_open = batch.status in {BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS}
-    return is_open and batch.expires_at is not None and batch.expires_at <= now

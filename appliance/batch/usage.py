@@ -55,7 +55,7 @@ class UsageCounter:
         """The tokens of one answer."""
         try:
             usage = _decode(body).usage
-        except msgspec.MsgspecError:
+        except (ValueError, RecursionError):
             return
         if usage is None:
             return

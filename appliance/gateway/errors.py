@@ -45,7 +45,7 @@ _TYPES = {
     429: "rate_limit_error",
 }
 _ERROR_START = b'data: {"error"'
-_UNCODED = {"invalid_request"}
+_UNCODED = {"invalid_request", "conflict"}
 _LONGEST_MESSAGE = 4000
 
 
@@ -115,7 +115,7 @@ def normalize_engine_error(status: int, body: bytes) -> OpenAiError:
     """
     try:
         decoded: Any = msgspec.json.decode(body)
-    except msgspec.MsgspecError:
+    except (ValueError, RecursionError):
         decoded = None
     inner = decoded.get("error", decoded) if isinstance(decoded, dict) else decoded
     if not isinstance(inner, dict):

@@ -24,6 +24,7 @@ from appliance.api.overview import Overview, host_name
 from appliance.api.system import SystemController, health, livez, readyz, root
 from appliance.auth import Keys, bearer
 from appliance.auth import Scope as KeyScope
+from appliance.batch.clock import Clock
 from appliance.batch.endpoints import BatchEndpoints
 from appliance.batch.files import FileStore
 from appliance.batch.index import Limits
@@ -122,11 +123,13 @@ class Appliance:
             interval_s=settings.devices.sample_interval_s,
             publish=self.bus.publish,
         )
+        clock = Clock()
         self.files = FileStore(
             self.database,
             paths.files,
             most_bytes=settings.batches.max_file_bytes,
             reserve_bytes=settings.batches.disk_reserve_bytes,
+            clock=clock,
         )
         self.jobs = Jobs(
             unload_idle=self.slots.unload_idle,
@@ -146,8 +149,9 @@ class Appliance:
                 single_model=settings.batches.single_model,
             ),
             concurrency=settings.batches.max_concurrency,
+            clock=clock,
         )
-        self.batches = BatchService(self.database, self.files, self.batch_runner)
+        self.batches = BatchService(self.database, self.files, self.batch_runner, clock)
         batch_endpoints = BatchEndpoints(self.files, self.batches)
         self.gateway = Gateway(
             self.slots,

@@ -7,6 +7,10 @@ from appliance.protocol.files import File
 from appliance.store.tables import BatchRow, FileRow
 
 
+class FileInUseError(Exception):
+    """A batch that is not over reads the file."""
+
+
 class StoredBatch(msgspec.Struct, frozen=True, kw_only=True):
     """A row of `batches`: the object that clients see, and what they do not see."""
 
@@ -43,11 +47,13 @@ def find_file(file_id: str) -> File | None:
 def files_page(
     *, after: str | None, limit: int, newest_first: bool, purpose: str | None
 ) -> list[File] | None:
-    """A page of files by time of creation; None if `after` is not known."""
+    """A page of files by order of creation; None if `after` is not known.
+
+    The order is that of the numbers: clocks may be set back.
+    """
     query = FileRow.select()
     if purpose is not None:
         query = query.where(FileRow.purpose == purpose)
-    keys = (FileRow.created_at, FileRow.number)
     if after is not None:
         last = FileRow.get_or_none(FileRow.id == after)
         if last is None:
@@ -55,12 +61,14 @@ def files_page(
         query = query.where(
             FileRow.number < last.number if newest_first else FileRow.number > last.number
         )
-    order = [key.desc() for key in keys] if newest_first else [key.asc() for key in keys]
-    return [_file(row) for row in query.order_by(*order).limit(limit)]
+    order = FileRow.number.desc() if newest_first else FileRow.number.asc()
+    return [_file(row) for row in query.order_by(order).limit(limit)]
 
 
 def delete_file(file_id: str) -> bool:
-    """Whether it was there."""
+    """Whether it was there. Raises FileInUseError; nothing comes between look and deletion."""
+    if is_in_use(file_id):
+        raise FileInUseError(file_id)
     return bool(FileRow.delete().where(FileRow.id == file_id).execute())
 
 
@@ -73,6 +81,14 @@ def expired_files(now: int) -> list[str]:
 def all_file_ids() -> set[str]:
     """Every known file."""
     return {row.id for row in FileRow.select(FileRow.id)}
+
+
+def add_batch(stored: StoredBatch) -> bool:
+    """Whether its input file was there still; else nothing was added."""
+    if find_file(stored.batch.input_file_id) is None:
+        return False
+    put_batch(stored)
+    return True
 
 
 def put_batch(stored: StoredBatch) -> None:

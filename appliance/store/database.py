@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from peewee import SqliteDatabase
+from peewee import OperationalError, SqliteDatabase
 
 from appliance.store.migrations import migrate
 from appliance.store.tables import TABLES
@@ -24,6 +24,10 @@ _PRAGMAS = {
     "foreign_keys": 1,
     "busy_timeout": 5000,
 }
+
+
+class StoreError(OSError):
+    """The disk would not take or give it, mostly because it is full; nothing has changed."""
 
 
 class Database:
@@ -47,13 +51,13 @@ class Database:
             await loop.run_in_executor(None, executor.shutdown)
 
     async def write(self, change: Callable[[], T]) -> T:
-        """Run `change` in a transaction on the writer thread."""
+        """Run `change` in a transaction on the writer thread. Raises StoreError."""
         return await asyncio.get_running_loop().run_in_executor(
             self._writer, self._in_transaction, change
         )
 
     async def read(self, query: Callable[[], T]) -> T:
-        """Run `query` on the reader thread."""
+        """Run `query` on the reader thread. Raises StoreError."""
         return await asyncio.get_running_loop().run_in_executor(self._reader, self._query, query)
 
     def _open(self) -> None:
@@ -63,10 +67,16 @@ class Database:
         migrate(self._sqlite, self._file)
 
     def _in_transaction(self, change: Callable[[], T]) -> T:
-        self._sqlite.connect(reuse_if_open=True)
-        with self._sqlite.atomic("IMMEDIATE"):
-            return change()
+        try:
+            self._sqlite.connect(reuse_if_open=True)
+            with self._sqlite.atomic("IMMEDIATE"):
+                return change()
+        except OperationalError as error:
+            raise StoreError(f"the store cannot be written: {error}") from error
 
     def _query(self, query: Callable[[], T]) -> T:
-        self._sqlite.connect(reuse_if_open=True)
-        return query()
+        try:
+            self._sqlite.connect(reuse_if_open=True)
+            return query()
+        except OperationalError as error:
+            raise StoreError(f"the store cannot be read: {error}") from error

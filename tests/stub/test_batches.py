@@ -34,11 +34,11 @@ def results(client: OpenAI, file_id: str | None) -> dict[str, dict[str, object]]
 
 
 @pytest.fixture
-def server(make_server: MakeServer, make_model: MakeModel) -> Iterator[ServerProcess]:
+def server(make_server: MakeServer, make_model: MakeModel) -> ServerProcess:
     server = make_server(GIB_16)
     for name in ("a", "b"):
         server.add_model(name, make_model(name))
-    yield server
+    return server
 
 
 @pytest.fixture
