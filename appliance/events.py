@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 from appliance.protocol.events import (
+    BatchChanged,
     DevicesSampled,
     EngineChanged,
     Event,
@@ -149,5 +150,7 @@ def _coalescing_key(event: Event) -> tuple[str, str] | None:
             return ("model", model.id)
         case EngineChanged(engine=engine):
             return ("engine", engine.id)
+        case BatchChanged(batch=progress):
+            return ("batch", progress.batch.id)
         case _:
             return None

@@ -4,6 +4,7 @@ import socket
 from collections import OrderedDict
 from collections.abc import Callable
 
+from appliance.batch.news import BatchNews
 from appliance.events import EventBus
 from appliance.protocol.devices import DeviceHealth
 from appliance.protocol.events import AlertRaised, Event
@@ -17,8 +18,13 @@ class Overview:
     """Snapshots at an event number; keeps the newest alerts."""
 
     def __init__(
-        self, board: SlotBoard, bus: EventBus, server_info: Callable[[], ServerInfo]
+        self,
+        board: SlotBoard,
+        batches: BatchNews,
+        bus: EventBus,
+        server_info: Callable[[], ServerInfo],
     ) -> None:
+        self._batches = batches
         self._board = board
         self._bus = bus
         self._server_info = server_info
@@ -44,6 +50,7 @@ class Overview:
                 and (alert.device_id is None or alert.device_id in ailing)
             ],
             totals=self._board.totals(),
+            batches=self._batches.told(),
         )
 
     def _on_event(self, event: Event) -> None:

@@ -48,6 +48,7 @@ class BatchRunner:
         limits: Limits,
         concurrency: int,
         clock: Clock,
+        on_change: Callable[[BatchRun], None],
     ) -> None:
         self._database = database
         self._files = files
@@ -57,6 +58,7 @@ class BatchRunner:
         self._limits = limits
         self._concurrency = concurrency
         self._clock = clock
+        self._on_change = on_change
         self._feeds: dict[str, tuple[ModelFeed, asyncio.Task[None]]] = {}
         self._drives: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
@@ -107,6 +109,7 @@ class BatchRunner:
             stored, self._directory / stored.batch.id, deadline=self._clock.steady() + left_s
         )
         self.runs[run.id] = run
+        self._on_change(run)
         if not self._closing.is_set():
             task = asyncio.create_task(self._drive(run), name=f"batch {run.id}")
             self._drives.add(task)
@@ -117,6 +120,7 @@ class BatchRunner:
         """The store knows it as it is now."""
         stored = run.stored
         await self._database.write(lambda: put_batch(stored))
+        self._on_change(run)
 
     def wake(self) -> None:
         """Lines may have become free to go."""

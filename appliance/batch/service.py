@@ -1,5 +1,6 @@
 """What clients and the owner can do with batches."""
 
+import asyncio
 import secrets
 from typing import Any
 
@@ -7,12 +8,14 @@ import msgspec
 
 from appliance.batch import state
 from appliance.batch.clock import Clock
+from appliance.batch.failures import first_failures
 from appliance.batch.files import FileStore, new_file_id
 from appliance.batch.lines import ENDPOINTS
+from appliance.batch.news import progress_of
 from appliance.batch.run import BatchRun
 from appliance.batch.runner import BatchRunner
 from appliance.errors import ConflictError, InvalidRequestError, NotFoundError
-from appliance.protocol.batches import Batch, BatchList, BatchProgress, BatchStatus
+from appliance.protocol.batches import Batch, BatchList, BatchProgress, BatchStatus, LineFailure
 from appliance.store.batches import StoredBatch, add_batch, batches_page, find_batch
 from appliance.store.database import Database
 from appliance.units import parse_duration
@@ -92,7 +95,7 @@ class BatchService:
         stored = await self._database.read(lambda: find_batch(batch_id))
         if stored is None:
             raise NotFoundError(f"No batch found with id '{batch_id}'.", param="batch_id")
-        return _over(stored)
+        return progress_of(stored)
 
     async def page(self, *, after: str | None, limit: int) -> BatchList:
         """Newest first. Raises InvalidRequestError."""
@@ -112,9 +115,23 @@ class BatchService:
             raise InvalidRequestError(f"No batch found with id '{after}'.", param="after")
         runs = self._runner.runs
         return [
-            run.progress() if (run := runs.get(stored.batch.id)) else _over(stored)
+            run.progress() if (run := runs.get(stored.batch.id)) else progress_of(stored)
             for stored in found
         ]
+
+    async def failures(self, batch_id: str, limit: int) -> list[LineFailure]:
+        """The first lines that failed, and why. Raises NotFoundError."""
+        run = self._runner.runs.get(batch_id)
+        if run is None:
+            file_id = (await self.find(batch_id)).error_file_id
+            places = [] if file_id is None else [self._files.path(file_id)]
+        else:
+            # The file moves from one place to the other when the batch ends.
+            places = [
+                run.directory / "errors.jsonl",
+                self._files.path(run.stored.error_file_id),
+            ]
+        return await asyncio.to_thread(first_failures, batch_id, places, limit)
 
     async def cancel(self, batch_id: str) -> Batch:
         """Raises NotFoundError and ConflictError."""
@@ -142,15 +159,6 @@ class BatchService:
         if run is None:
             raise ConflictError(f"The batch is over: its status is '{batch.status.value}'.")
         return run
-
-
-def _over(stored: StoredBatch) -> BatchProgress:
-    return BatchProgress(
-        batch=stored.batch,
-        models=stored.models,
-        retried=stored.retried,
-        waited_s=round(stored.waited_s, 1),
-    )
 
 
 def _check(wanted: CreateBatch) -> None:

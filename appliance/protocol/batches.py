@@ -1,5 +1,6 @@
 """Batches of OpenAI's Batch API, and what the owner sees of them beyond it."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Literal
 
@@ -129,3 +130,27 @@ class BatchProgress(Wire, frozen=True, kw_only=True):
     eta_s: float | None = None
     waited_s: float = 0.0
     """For an engine, in all."""
+
+
+class LineFailure(Wire, frozen=True, kw_only=True):
+    """A line of a batch that has an error instead of an answer."""
+
+    line: int
+    """Of the requests of the input file; the first one is 1."""
+    custom_id: str
+    status_code: int | None = None
+    """The engine's answer; None for a line that never ran."""
+    code: str | None = None
+    message: str
+
+
+ENDED_SHOWN = 20
+"""How many batches that are over the snapshot holds."""
+
+
+def without_old(batches: Mapping[str, BatchProgress]) -> dict[str, BatchProgress]:
+    """The open ones and the newest of those that are over; by time of creation, then id."""
+    ordered = sorted(batches.items(), key=lambda item: (item[1].batch.created_at, item[0]))
+    ended = [name for name, each in ordered if each.batch.status.is_final]
+    old = set(ended[:-ENDED_SHOWN])
+    return {name: each for name, each in ordered if name not in old}

@@ -10,6 +10,7 @@ measured memory and its count of log lines change without an event; models carry
 from datetime import datetime
 
 from appliance.protocol.base import Wire
+from appliance.protocol.batches import BatchProgress
 from appliance.protocol.devices import Device
 from appliance.protocol.engines import Engine, EngineState
 from appliance.protocol.models import Model
@@ -84,6 +85,12 @@ class Swapped(Wire, frozen=True, kw_only=True, tag="swap", tag_field="type"):
     duration_s: float
 
 
+class BatchChanged(Wire, frozen=True, kw_only=True, tag="batch", tag_field="type"):
+    """A batch was made, changed its state, or has gone on: for that at most once a second."""
+
+    batch: BatchProgress
+
+
 class AlertRaised(Wire, frozen=True, kw_only=True, tag="alert", tag_field="type"):
     """Something that its owner should look at."""
 
@@ -100,5 +107,6 @@ Event = (
     | EngineRemoved
     | Transition
     | Swapped
+    | BatchChanged
     | AlertRaised
 )

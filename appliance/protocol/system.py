@@ -4,6 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from appliance.protocol.base import API_VERSION, Wire
+from appliance.protocol.batches import BatchProgress
 from appliance.protocol.devices import Device, DeviceSource
 from appliance.protocol.engines import Engine
 from appliance.protocol.launchers import Launcher
@@ -61,6 +62,8 @@ class Snapshot(Wire, frozen=True, kw_only=True):
     engines: list[Engine]
     alerts: list[Alert]
     totals: Totals = Totals()
+    batches: list[BatchProgress] = []
+    """The open ones and the newest of those that are over, the oldest first."""
 
 
 class WarmOutcome(StrEnum):

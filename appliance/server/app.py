@@ -16,6 +16,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ControllerRouterHandler
 
 from appliance import __version__
+from appliance.api.batches import BatchController
 from appliance.api.engines import EngineController, engine_environments
 from appliance.api.errors import error_body, on_appliance_error, on_http_error, on_unexpected
 from appliance.api.keys import KeyController
@@ -28,6 +29,7 @@ from appliance.batch.clock import Clock
 from appliance.batch.endpoints import BatchEndpoints
 from appliance.batch.files import FileStore
 from appliance.batch.index import Limits
+from appliance.batch.news import BatchNews
 from appliance.batch.runner import BatchRunner
 from appliance.batch.service import BatchService
 from appliance.config.load import is_loopback
@@ -136,7 +138,8 @@ class Appliance:
             retire_launchers=self._retire_launchers,
             delete_expired_files=self.files.delete_expired,
         )
-        self.overview = Overview(self.slots.board, self.bus, self.info)
+        self.batch_news = BatchNews(self.database, self.bus.publish)
+        self.overview = Overview(self.slots.board, self.batch_news, self.bus, self.info)
         self.batch_runner = BatchRunner(
             database=self.database,
             files=self.files,
@@ -150,6 +153,7 @@ class Appliance:
             ),
             concurrency=settings.batches.max_concurrency,
             clock=clock,
+            on_change=self.batch_news.tell,
         )
         self.batches = BatchService(self.database, self.files, self.batch_runner, clock)
         batch_endpoints = BatchEndpoints(self.files, self.batches)
@@ -197,6 +201,7 @@ class Appliance:
         await self.sleep_history.load()
         await self.monitor.open()
         await self.files.open()
+        await self.batch_news.open()
 
     def start(self) -> None:
         """Begin to work."""
@@ -204,6 +209,7 @@ class Appliance:
         self.slots.start()
         self._batches_starting = asyncio.create_task(self.batch_runner.start())
         self.sampling.start()
+        self.batch_news.start()
         self.jobs.start()
         self._ready = True
 
@@ -216,6 +222,7 @@ class Appliance:
         self._tell_server()
         self.jobs.stop()
         await self.batch_runner.stop()
+        await self.batch_news.stop()
         await self.slots.drain(self.settings.server.drain_timeout_s, hurry)
         await self.gateway.cut_off(_CUT_OFF_S)
         self.bus.close()
@@ -268,6 +275,7 @@ def build_litestar(appliance: Appliance) -> Litestar:
     """The management API and the health checks."""
     handlers: list[ControllerRouterHandler] = [
         SystemController,
+        BatchController,
         ModelController,
         EngineController,
         KeyController,
@@ -285,6 +293,7 @@ def build_litestar(appliance: Appliance) -> Litestar:
         "registry": appliance.registry,
         "environments": appliance.environments,
         "keys": appliance.keys,
+        "batches": appliance.batches,
     }
     return Litestar(
         route_handlers=handlers,

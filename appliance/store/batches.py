@@ -131,6 +131,14 @@ def open_batches() -> list[StoredBatch]:
     return [_batch(row) for row in query]
 
 
+def recent_batches(ended: int) -> list[StoredBatch]:
+    """The open ones and so many of those that are over, oldest first."""
+    newest = BatchRow.select(BatchRow.number).where(BatchRow.is_final)
+    newest = newest.order_by(BatchRow.number.desc()).limit(ended)
+    query = BatchRow.select().where(~BatchRow.is_final | BatchRow.number.in_(newest))
+    return [_batch(row) for row in query.order_by(BatchRow.number)]
+
+
 def _file(row: FileRow) -> File:
     return msgspec.json.decode(row.object, type=File)
 

@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from appliance.protocol.batches import BatchProgress, without_old
 from appliance.protocol.devices import Device, DeviceHealth
 from appliance.protocol.engines import Engine, EngineState
 from appliance.protocol.events import (
     AlertRaised,
+    BatchChanged,
     DevicesSampled,
     EngineChanged,
     EngineRemoved,
@@ -37,6 +39,8 @@ class View:
     devices: tuple[Device, ...] = ()
     models: Mapping[str, Model] = field(default_factory=dict)
     engines: Mapping[str, Engine] = field(default_factory=dict)
+    batches: Mapping[str, BatchProgress] = field(default_factory=dict)
+    """The oldest first."""
     alerts: tuple[Alert, ...] = ()
     totals: Totals = field(default_factory=Totals)
     happenings: tuple[Happening, ...] = ()
@@ -57,6 +61,7 @@ def view_of(snapshot: Snapshot) -> View:
         devices=tuple(snapshot.devices),
         models={model.id: model for model in snapshot.models},
         engines={engine.id: engine for engine in snapshot.engines},
+        batches={each.batch.id: each for each in snapshot.batches},
         alerts=tuple(snapshot.alerts[-ALERTS_KEPT:]),
         totals=snapshot.totals,
     )
@@ -109,6 +114,11 @@ def _happening(view: View, event: Happening) -> View:
     return replace(view, happenings=(*view.happenings, event)[-HAPPENINGS_KEPT:])
 
 
+def _batch(view: View, event: BatchChanged) -> View:
+    batches = {**view.batches, event.batch.batch.id: event.batch}
+    return replace(view, batches=without_old(batches))
+
+
 def _alert(view: View, event: AlertRaised) -> View:
     others = [alert for alert in view.alerts if alert.id != event.alert.id]
     return replace(view, alerts=(*others, event.alert)[-ALERTS_KEPT:])
@@ -124,5 +134,6 @@ _CHANGES: dict[type, Callable[[View, Any], View]] = {
     EngineRemoved: _engine_removed,
     Transition: _happening,
     Swapped: _happening,
+    BatchChanged: _batch,
     AlertRaised: _alert,
 }

@@ -6,10 +6,18 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.protocol.batches import (
+    ENDED_SHOWN,
+    Batch,
+    BatchProgress,
+    BatchStatus,
+    without_old,
+)
 from appliance.protocol.devices import Device, DeviceKind, DeviceSource
 from appliance.protocol.engines import Engine, EngineState
 from appliance.protocol.events import (
     AlertRaised,
+    BatchChanged,
     DevicesSampled,
     EngineChanged,
     EngineRemoved,
@@ -54,6 +62,14 @@ def _device(index: int, used: int) -> Device:
     )  # fmt: skip
 
 
+def _batch(number: int, status: BatchStatus, done: int = 0) -> BatchProgress:
+    batch = Batch(
+        id=f"batch_{number}", endpoint="/v1/chat/completions", input_file_id="file-1",
+        completion_window="24h", status=status, created_at=number // 2,
+    )  # fmt: skip
+    return BatchProgress(batch=batch, in_flight=done)
+
+
 def _alert(name: str, message: str) -> Alert:
     return Alert(id=name, at=AT, severity="error", message=message)
 
@@ -76,6 +92,10 @@ EVENTS = st.one_of(
         ),
         st.booleans(),
     ),
+    st.builds(
+        lambda *a: BatchChanged(batch=_batch(*a)),
+        st.integers(0, 40), st.sampled_from(BatchStatus), st.integers(0, 9),
+    ),
     st.builds(lambda *a: AlertRaised(alert=_alert(*a)), IDS, st.text(max_size=3)),
 )  # fmt: skip
 
@@ -91,6 +111,7 @@ class Server:
         self.engines: dict[str, Engine] = {}
         self.alerts: list[Alert] = []
         self.totals = Totals()
+        self.batches: dict[str, BatchProgress] = {}
 
     def do(self, event: Event) -> None:
         self.seq += 1
@@ -107,6 +128,8 @@ class Server:
                 self.devices, self.totals = devices, totals
             case ServerChanged(server=server):
                 self.server = server
+            case BatchChanged(batch=batch):
+                self.batches = without_old({**self.batches, batch.batch.id: batch})
             case AlertRaised(alert=alert):
                 self.alerts = [a for a in self.alerts if a.id != alert.id] + [alert]
 
@@ -119,6 +142,7 @@ class Server:
             engines=list(self.engines.values()),
             alerts=self.alerts,
             totals=self.totals,
+            batches=list(self.batches.values()),
         )
 
 
@@ -162,3 +186,18 @@ def test_an_old_view_is_never_changed() -> None:
     before = apply(View(), ModelChanged(model=_model("a", EngineState.READY, 0)))
     apply(before, ModelRemoved(id="a"))
     assert "a" in before.models
+
+
+def test_batches_that_are_over_are_forgotten_oldest_first_and_open_ones_never() -> None:
+    view = apply(View(), BatchChanged(batch=_batch(0, BatchStatus.IN_PROGRESS)))
+    for number in reversed(range(1, ENDED_SHOWN + 6)):
+        view = apply(view, BatchChanged(batch=_batch(number, BatchStatus.COMPLETED)))
+    assert len(view.batches) == ENDED_SHOWN + 1
+    # Of those made in the same second the id decides, as text.
+    assert list(view.batches)[:2] == ["batch_0", "batch_6"]
+
+
+def test_a_snapshot_of_an_older_server_has_no_batches() -> None:
+    wire = msgspec.json.decode(msgspec.json.encode(Server().snapshot()))
+    del wire["batches"]
+    assert view_of(msgspec.convert(wire, Snapshot)).batches == {}
