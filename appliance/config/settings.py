@@ -273,6 +273,8 @@ class DeviceSettings(_Section, frozen=True, kw_only=True):
     """Kept free on each device."""
     sample_interval: str | float = "1s"
     """Between two readings."""
+    answer_timeout: str | float = "20s"
+    """GPUs whose driver has not answered for this long are quarantined until it does."""
     freeing_timeout: str | float = "30s"
     """An ended engine's GPU memory that is not back after this quarantines the GPU."""
     simulated: list[SimulatedDevice] = []
@@ -292,6 +294,11 @@ class DeviceSettings(_Section, frozen=True, kw_only=True):
     def sample_interval_s(self) -> float:
         """Seconds."""
         return parse_duration(self.sample_interval)
+
+    @property
+    def answer_timeout_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.answer_timeout)
 
     @property
     def freeing_timeout_s(self) -> float:

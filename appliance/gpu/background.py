@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from appliance.config.settings import DeviceSettings
 from appliance.errors import DeviceError
 from appliance.gpu import condition
 from appliance.gpu.condition import Condition
-from appliance.gpu.inventory import DeviceReader
+from appliance.gpu.inventory import DeviceReader, open_reader
+from appliance.gpu.nvml_reader import NvmlReader
 from appliance.gpu.reading import Reading
 
 T = TypeVar("T")
@@ -61,6 +63,19 @@ class BackgroundReader:
                 await asyncio.shield(in_daemon_thread(self._reader.close))
         except TimeoutError:
             return
+
+
+async def open_in_time(settings: DeviceSettings) -> DeviceReader:
+    """As `open_reader`; where the driver hangs over that, the machine is one with GPUs.
+
+    Raises ConfigError.
+    """
+    opening = in_daemon_thread(lambda: open_reader(settings))
+    try:
+        async with asyncio.timeout(settings.answer_timeout_s):
+            return await asyncio.shield(opening)
+    except TimeoutError:
+        return NvmlReader()
 
 
 def in_daemon_thread(work: Callable[[], T]) -> "asyncio.Future[T]":

@@ -5,7 +5,7 @@ CUDA, so an index here is an index there.
 """
 
 import _ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -76,6 +76,18 @@ class Gpu:
         return self.uuid != self.whole_uuid
 
 
+@dataclass(frozen=True)
+class Listing:
+    """What the driver lists."""
+
+    gpus: tuple[Gpu, ...]
+    """GPUs and instances."""
+    broken: tuple[tuple[int, NvmlError], ...] = ()
+    """Index of GPUs that do not even tell who they are, and what they answered."""
+    denied: int = 0
+    """GPUs that are somebody else's: this process may not open them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GpuSample:
     """What changes. All sizes are bytes; None is what this GPU does not tell."""
@@ -104,16 +116,23 @@ class NvmlSession:
     """From nvmlInit to nvmlShutdown. All calls raise NvmlError unless they say otherwise."""
 
     def __init__(self) -> None:
-        _ask(pynvml.nvmlInit)
+        try:
+            _ask(pynvml.nvmlInit)
+        except NvmlError as error:
+            if error.fault is Fault.MISMATCH:
+                _unload_library()
+            raise
         self._loaded = _loaded_library()
         self._events: Any = None
         self._watched: set[str] = set()
 
     def close(self) -> None:
-        """End the session and unload the library, so that the next one finds a newer one."""
+        """End the session; a library that was replaced is not used by the next one."""
+        is_replaced = self.is_library_replaced()
         _optional(lambda: pynvml.nvmlEventSetFree(self._events) if self._events else None)
         _optional(pynvml.nvmlShutdown)
-        unload_library()
+        if is_replaced:
+            _unload_library()
 
     def is_library_replaced(self) -> bool:
         """Whether another version was installed since; never raises."""
@@ -122,18 +141,20 @@ class NvmlSession:
         installed, inode = self._loaded
         return _inode(installed) not in {inode, None}
 
-    def gpus(self) -> tuple[list[Gpu], int]:
-        """All GPUs and instances, and how many GPUs are listed but lost."""
+    def listing(self) -> Listing:
+        """All GPUs and instances; one that fails does not keep the others away."""
         found: list[Gpu] = []
-        lost = 0
+        broken: list[tuple[int, NvmlError]] = []
+        denied = 0
         for index in range(_ask(pynvml.nvmlDeviceGetCount)):
             try:
                 found += self._gpu(index)
             except NvmlError as error:
-                if error.fault is not Fault.LOST:
-                    raise
-                lost += 1
-        return found, lost
+                if error.fault is Fault.NO_PERMISSION:
+                    denied += 1
+                else:
+                    broken.append((index, error))
+        return Listing(tuple(found), tuple(broken), denied)
 
     def sample(self, gpu: Gpu) -> GpuSample:
         """Memory and state now."""
@@ -194,7 +215,7 @@ class NvmlSession:
             except pynvml.NVMLError:
                 return
 
-    def watch(self, gpus: list[Gpu]) -> None:
+    def watch(self, gpus: Sequence[Gpu]) -> None:
         """Report the Xids of these from now on; a GPU that cannot do that is left out."""
         if self._events is None:
             self._events = _optional(pynvml.nvmlEventSetCreate)
@@ -226,7 +247,7 @@ class NvmlSession:
         return [Gpu(uuid, _name(whole), index, bus, whole, whole, uuid, has_mig=has_mig)]
 
 
-def unload_library() -> None:
+def _unload_library() -> None:
     """Forget the loaded library: the loader would hand out the old one under its name for ever."""
     library = pynvml.nvmlLib
     if library is not None:

@@ -18,9 +18,9 @@ from appliance.gpu.nvml import (
     Fault,
     Gpu,
     GpuSample,
+    Listing,
     NvmlError,
     NvmlSession,
-    unload_library,
 )
 from appliance.gpu.reading import Reading
 from appliance.gpu.xid import XidLog
@@ -30,6 +30,8 @@ _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 30.0
 # GPUs and instances are listed anew this often: MIG instances come and go.
 _LIST_EVERY_S = 5.0
+# Names of GPUs that have no UUID to tell, followed by their index.
+_NAMELESS = "gpu-"
 # After one of these a new session may see the GPU again.
 _REOPEN_FOR = frozenset({DeviceCause.GPU_LOST, DeviceCause.GPU_FAILS})
 
@@ -38,9 +40,14 @@ _REOPEN_FOR = frozenset({DeviceCause.GPU_LOST, DeviceCause.GPU_FAILS})
 class _Listed:
     """What stays the same between two listings."""
 
-    gpus: tuple[Gpu, ...] = ()
+    listing: Listing = field(default_factory=lambda: Listing(()))
     links: dict[str, dict[str, Link]] = field(default_factory=dict)
     numa_nodes: dict[str, int | None] = field(default_factory=dict)
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """GPUs and instances."""
+        return self.listing.gpus
 
 
 class NvmlReader:
@@ -79,17 +86,16 @@ class NvmlReader:
         try:
             session = NvmlSession()
         except NvmlError as error:
-            unload_library()
             is_absent = error.fault is Fault.LIBRARY_MISSING or (
                 error.fault is Fault.DRIVER_MISSING
                 and (pci.is_module_loaded() or not pci.nvidia_gpus(sysfs))
             )
             return None if is_absent else cls(sysfs=sysfs)
         try:
-            gpus, lost = session.gpus()
+            is_empty = session.listing() == Listing(())
         except NvmlError:
-            gpus, lost = [], 1
-        if not gpus and not lost:
+            is_empty = False
+        if is_empty:
             session.close()
             return None
         return cls(session, sysfs=sysfs)
@@ -126,7 +132,6 @@ class NvmlReader:
         try:
             self._session = NvmlSession()
         except NvmlError as error:
-            unload_library()
             self._fault = _of_driver(error)
         self._wait(now)
 
@@ -143,66 +148,63 @@ class NvmlReader:
         self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
 
     def _must_reopen(self) -> bool:
-        return any(each.condition.cause in _REOPEN_FOR for each in self._last.values())
+        return self._fault.is_quarantined or any(
+            each.condition.cause in _REOPEN_FOR for each in self._last.values()
+        )
 
     def _read_session(self, session: NvmlSession, now: float) -> None:
         self._list(session, now)
         gpus = self._listed.gpus
-        if self._session is None:
-            return
-        samples: dict[str, GpuSample | NvmlError] = {}
+        answers: dict[str, GpuSample | NvmlError] = {}
         for gpu in gpus:
             try:
-                samples[gpu.uuid] = session.sample(gpu)
+                answers[gpu.uuid] = session.sample(gpu)
             except NvmlError as error:
-                samples[gpu.uuid] = error
-        errors = [each for each in samples.values() if isinstance(each, NvmlError)]
+                answers[gpu.uuid] = error
+        errors = [each for each in answers.values() if isinstance(each, NvmlError)]
         if errors and len(errors) == len(gpus) and all(_is_general(each) for each in errors):
             raise errors[0]
         for uuid, code in session.xids():
             self._xids.add(uuid, code, now)
         for gpu in gpus:
-            sample = samples[gpu.uuid]
-            if isinstance(sample, NvmlError):
-                self._note_failure(gpu, sample)
+            answer = answers[gpu.uuid]
+            if isinstance(answer, NvmlError):
+                self._note_failure(gpu, answer)
             else:
-                self._last[gpu.uuid] = self._reading(gpu, sample, now)
-        self._note_missing({gpu.uuid for gpu in gpus})
+                self._last[gpu.uuid] = self._reading(gpu, answer, now)
+        self._note_missing()
         self._name_for_cuda()
+        self._fault = HEALTHY if self._last else self._nothing_to_use()
         if not self._must_reopen():
             self._pause_s = _FIRST_PAUSE_S
+
+    def _nothing_to_use(self) -> Condition:
+        return condition.no_permission() if self._listed.listing.denied else condition.no_gpus()
 
     def _list(self, session: NvmlSession, now: float) -> None:
         if now - self._listed_at < self._list_every_s:
             return
-        gpus, lost = session.gpus()
+        listing = session.listing()
         self._listed_at = now
-        self._fault = HEALTHY
-        if not gpus and not self._last:
-            self._lose(condition.gpu_lost() if lost else condition.no_gpus(), now)
-            return
+        if not listing.gpus and listing.broken and all(_is_general(e) for _, e in listing.broken):
+            raise listing.broken[0][1]
+        self._forget_divided(listing.gpus)
+        if [gpu.uuid for gpu in listing.gpus] != [gpu.uuid for gpu in self._listed.gpus]:
+            self._listed = _Listed(
+                listing,
+                links=_links(session, listing.gpus),
+                numa_nodes={gpu.uuid: self._numa_node(session, gpu) for gpu in listing.gpus},
+            )
+        self._listed = replace(self._listed, listing=listing)
+        session.watch(listing.gpus)
+
+    def _forget_divided(self, gpus: tuple[Gpu, ...]) -> None:
+        """An instance that was removed is no loss, nor is a GPU that was divided."""
         wholes = {gpu.whole_uuid for gpu in gpus}
         for uuid in set(self._last) - {gpu.uuid for gpu in gpus}:
-            # An instance that was removed is no loss, nor is a GPU that was divided.
-            if self._last[uuid].is_partition or uuid in wholes:
+            last = self._last[uuid]
+            if last.is_partition or uuid in wholes or uuid.startswith(_NAMELESS):
                 self._last.pop(uuid)
-        if [gpu.uuid for gpu in gpus] != [gpu.uuid for gpu in self._listed.gpus]:
-            session.watch(gpus)
-            self._listed = _Listed(
-                tuple(gpus),
-                links={
-                    one.uuid: {
-                        other.uuid: session.link(one, other)
-                        for other in gpus
-                        if other.whole_uuid != one.whole_uuid
-                    }
-                    for one in gpus
-                },
-                numa_nodes={gpu.uuid: self._numa_node(session, gpu) for gpu in gpus},
-            )
-        else:
-            session.watch(gpus)
-            self._listed = replace(self._listed, gpus=tuple(gpus))
 
     def _numa_node(self, session: NvmlSession, gpu: Gpu) -> int | None:
         """NVML's may be one without processors, where the memory of a GPU is a node of its own."""
@@ -261,27 +263,27 @@ class NvmlReader:
         if error.fault is Fault.LOST:
             # What comes back has been reset.
             self._xids.forget(gpu.whole_uuid)
-        last = self._last.get(gpu.uuid) or Reading(
-            id=gpu.uuid,
-            index=self._index(gpu),
-            name=gpu.name,
-            kind=DeviceKind.GPU,
-            total_bytes=0,
-            available_bytes=0,
-            is_partition=gpu.is_instance,
-        )
-        self._last[gpu.uuid] = _unread(last, _of_gpu(error, gpu.bus))
+        last = self._last.get(gpu.uuid) or _unseen(gpu.uuid, self._index(gpu), gpu.name)
+        is_divided = gpu.has_mig and not gpu.is_instance
+        # A GPU in MIG mode tells others than root nothing.
+        why = condition.mig_empty() if is_divided else _of_gpu(error, gpu.bus)
+        self._last[gpu.uuid] = _unread(replace(last, is_partition=gpu.is_instance), why)
 
-    def _note_missing(self, listed: set[str]) -> None:
-        """GPUs that the driver does not list any more."""
-        for uuid in set(self._last) - listed:
+    def _note_missing(self) -> None:
+        """GPUs that are not listed any more, and those that never told who they are."""
+        for uuid in set(self._last) - {gpu.uuid for gpu in self._listed.gpus}:
             self._xids.forget(uuid)
             self._last[uuid] = _unread(self._last[uuid], condition.gpu_lost())
+        known = {reading.index for reading in self._last.values()}
+        for index, error in self._listed.listing.broken:
+            if index not in known:
+                name = f"{_NAMELESS}{index}"
+                self._last[name] = _unread(_unseen(name, index), _of_gpu(error, str(index)))
 
     def _name_for_cuda(self) -> None:
         """Indices mean the same to CUDA only while it sees every GPU, and sees it whole."""
-        gpus = self._listed.gpus
-        if any(gpu.has_mig for gpu in gpus) or self._must_reopen():
+        listing = self._listed.listing
+        if any(gpu.has_mig for gpu in listing.gpus) or listing.denied or self._must_reopen():
             for uuid, reading in self._last.items():
                 self._last[uuid] = replace(reading, visible_as=uuid)
 
@@ -304,15 +306,7 @@ class NvmlReader:
         if readings:
             return [_unread(reading, self._fault) for reading in readings]
         return [
-            Reading(
-                id=name,
-                index=index,
-                name="NVIDIA GPU",
-                kind=DeviceKind.GPU,
-                total_bytes=0,
-                available_bytes=0,
-                condition=self._fault,
-            )
+            _unread(_unseen(name, index), self._fault)
             for index, name in enumerate(
                 [f"pci-{bus}" for bus in pci.nvidia_gpus(self._sysfs)] or ["nvidia"]
             )
@@ -325,6 +319,24 @@ def process_name(pid: int) -> str:
         return (Path("/proc") / str(pid) / "comm").read_text().strip()
     except OSError:
         return ""
+
+
+def _unseen(name: str, index: int, title: str = "NVIDIA GPU") -> Reading:
+    """One that has never answered."""
+    return Reading(
+        id=name, index=index, name=title, kind=DeviceKind.GPU, total_bytes=0, available_bytes=0
+    )
+
+
+def _links(session: NvmlSession, gpus: tuple[Gpu, ...]) -> dict[str, dict[str, Link]]:
+    return {
+        one.uuid: {
+            other.uuid: session.link(one, other)
+            for other in gpus
+            if other.whole_uuid != one.whole_uuid
+        }
+        for one in gpus
+    }
 
 
 def _unread(last: Reading, why: Condition) -> Reading:

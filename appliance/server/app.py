@@ -99,6 +99,7 @@ class Appliance:
             running=running,
             measure_launchers=self.launchers.measure,
             freeing_s=settings.devices.freeing_timeout_s,
+            answer_s=settings.devices.answer_timeout_s,
         )
         self.slots = SlotScheduler(
             registry=self.registry,
@@ -229,6 +230,7 @@ class Appliance:
 
     async def close(self) -> None:
         """End all engines, then the rest."""
+        self.monitor.stop_waiting()
         await self.slots.stop()
         beginnings = [task for task in (self._warming, self._batches_starting) if task is not None]
         await asyncio.gather(*beginnings, return_exceptions=True)

@@ -20,7 +20,7 @@ from appliance.config.settings import Settings
 from appliance.engine.cgroup import EngineCgroups
 from appliance.engine.records import sweep
 from appliance.errors import ConfigError
-from appliance.gpu.inventory import open_reader
+from appliance.gpu.background import open_in_time
 from appliance.server.app import Appliance, Transport, build_litestar
 from appliance.server.listeners import listen_tcp, listen_unix, lock_state
 from appliance.server.logging import set_up_logging
@@ -74,7 +74,7 @@ async def _serve(settings: Settings, paths: Paths) -> None:
     )
     await asyncio.to_thread(sweep, paths.engine_records)
     await asyncio.to_thread(cgroups.sweep)
-    reader = await asyncio.to_thread(open_reader, settings.devices)
+    reader = await open_in_time(settings.devices)
     appliance = Appliance(settings, paths, reader, cgroups)
     await appliance.open()
     _require_keys(appliance)

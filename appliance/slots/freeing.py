@@ -15,7 +15,9 @@ from appliance.units import MIB
 _TOLERANCE_BYTES = 256 * MIB
 _TOLERANCE_RATIO = 0.1
 # Missing memory whose holder the driver does not name is taken for somebody else's after this.
-_FORGET_UNNAMED_S = 600.0
+_FORGET_UNNAMED_S = 120.0
+# A process may be gone, and its memory back, some samples before its engine counts as ended.
+_RECENT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,8 @@ class _Trace:
     seen: Footprint
     taken_bytes: int | None = None
     """What it took until it was ready, where the driver does not name its processes."""
+    recent_bytes: tuple[int, ...] = ()
+    """What could be allocated at the last samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,16 +177,20 @@ def _updated(
     elif is_asleep:
         # Nothing tells how much of what it took it has given back.
         held = 0
+    recent = trace.recent_bytes
+    if reading.available_bytes is not None:
+        recent = (*recent, reading.available_bytes)[-_RECENT:]
     names = {pid: reading.process_names[pid] for pid in named if pid in reading.process_names}
     return replace(
         trace,
         taken_bytes=taken,
+        recent_bytes=recent,
         seen=Footprint(
             device_id=reading.id,
             pids=named,
             names={**trace.seen.names, **names},
             held_bytes=held,
-            available_bytes=reading.available_bytes,
+            available_bytes=reading.available_bytes if named else min(recent, default=None),
             others={pid: used for pid, used in reading.used_by_pid.items() if pid not in named},
         ),
     )

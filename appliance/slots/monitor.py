@@ -6,8 +6,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from appliance.engine.connection import ConnectionLostError
-from appliance.engine.proctree import proportional_bytes
 from appliance.errors import DeviceError
 from appliance.gpu import condition
 from appliance.gpu.background import BackgroundReader, DriverHangsError
@@ -16,6 +14,7 @@ from appliance.gpu.inventory import DeviceReader
 from appliance.gpu.reading import Reading
 from appliance.protocol.devices import Device, DeviceKind, DeviceSource, Occupant
 from appliance.protocol.engines import EngineState
+from appliance.slots.engine_samples import is_worth_scraping, measure, scrape
 from appliance.slots.freeing import Footprint, MemoryWatch, Missing, missing
 from appliance.slots.ledger import Holding, device_room, device_view, promised_to
 from appliance.slots.plans import DeviceRoom
@@ -24,13 +23,9 @@ from appliance.units import MIB
 
 logger = logging.getLogger(__name__)
 
-_TOKENS = b"vllm:generation_tokens_total"
-_SCRAPE_S = 2.0
 # The kernel walks all pages of a process to tell its share of them.
 _MEASURE_IDLE_EVERY_S = 10.0
 _FREED_EVERY_S = 0.25
-# The first question to a driver without persistence mode takes seconds for each GPU.
-_ANSWER_S = 20.0
 _KINDS = {
     DeviceSource.NVML: DeviceKind.GPU,
     DeviceSource.CPU: DeviceKind.CPU,
@@ -49,7 +44,7 @@ class DeviceMonitor:
         running: Callable[[], list[Running]],
         measure_launchers: Callable[[], Awaitable[int]],
         freeing_s: float = 30.0,
-        answer_s: float = _ANSWER_S,
+        answer_s: float = 20.0,
     ) -> None:
         self.source = reader.source
         self._reader = BackgroundReader(reader, limit_s=answer_s)
@@ -63,6 +58,7 @@ class DeviceMonitor:
         self._fault: Condition | None = None
         """Why the source cannot be read at all."""
         self._memory = MemoryWatch()
+        self._is_closing = False
         self._freeing: dict[str, list[tuple[str, int]]] = {}
         """By engine that has ended: device and bytes that are not back yet."""
 
@@ -88,6 +84,10 @@ class DeviceMonitor:
     async def close(self) -> None:
         """Give the source back."""
         await self._reader.close()
+
+    def stop_waiting(self) -> None:
+        """Nothing will be started any more, so no memory has to be waited for."""
+        self._is_closing = True
 
     async def refresh(self) -> None:
         """Read the devices again. Raises DeviceError; the last readings stay."""
@@ -115,14 +115,14 @@ class DeviceMonitor:
         for each in running:
             if each.is_at_work or now - each.measured_at > _MEASURE_IDLE_EVERY_S:
                 each.measured_at = now
-                await asyncio.to_thread(_measure, each)
+                await asyncio.to_thread(measure, each)
         if is_read:
             self._note_memory(running, before)
             self._memory.lift(self._by_id(), now)
         if now - self._launchers_at > _MEASURE_IDLE_EVERY_S:
             self._launchers_at = now
             self._launcher_bytes = await self._measure_launchers()
-        await asyncio.gather(*(_scrape(each) for each in running if _is_worth_scraping(each)))
+        await asyncio.gather(*(scrape(each) for each in running if is_worth_scraping(each)))
 
     async def used_by(self, running: Running, pids: set[int]) -> list[int]:
         """Bytes of these processes on each device of the engine; 0 where no driver tells."""
@@ -152,7 +152,7 @@ class DeviceMonitor:
                 self._freeing[engine_id] = [
                     (footprint.device_id, each.held_bytes) for footprint, each in left
                 ]
-                if not left:
+                if not left or self._is_closing:
                     break
                 if time.monotonic() > deadline:
                     self._quarantine(running.supervisor.model, left)
@@ -200,7 +200,7 @@ class DeviceMonitor:
     def _note_memory(self, running: list[Running], before: dict[str, Reading]) -> None:
         now = self._by_id()
         for each in running:
-            if each.supervisor.has_ended:
+            if each.supervisor.has_ended or each.supervisor.is_stopping:
                 continue
             self._memory.note(
                 each.supervisor.id,
@@ -349,34 +349,3 @@ def _seen(device: Device) -> tuple[object, ...]:
         [(each.pid, each.bytes // (16 * MIB)) for each in device.processes],
         [(each.engine_id, each.used_bytes // (16 * MIB)) for each in device.occupants],
     )
-
-
-def _measure(running: Running) -> None:
-    running.supervisor.note_oom_kills()
-    pids = running.supervisor.pids()
-    if pids:
-        running.pids = frozenset(pids)
-        running.supervisor.memory_bytes = sum(proportional_bytes(pid) for pid in pids)
-
-
-def _is_worth_scraping(running: Running) -> bool:
-    """An engine without requests produces no tokens, once its rate has come down to zero."""
-    return running.ready_since is not None and bool(running.in_flight or running.tokens_per_s)
-
-
-async def _scrape(running: Running) -> None:
-    """Tokens per second from the engine's own counter."""
-    try:
-        async with asyncio.timeout(_SCRAPE_S):
-            answer = await running.supervisor.connections.request("GET", "/metrics", is_probe=True)
-            text = await answer.read()
-    except (OSError, TimeoutError, ConnectionLostError):
-        return
-    total = sum(
-        float(line.rsplit(b" ", 1)[1]) for line in text.splitlines() if line.startswith(_TOKENS)
-    )
-    now = time.monotonic()
-    if running.tokens_total is not None and now > running.tokens_at:
-        rate = (total - running.tokens_total) / (now - running.tokens_at)
-        running.tokens_per_s = round(max(rate, 0.0), 1)
-    running.tokens_total, running.tokens_at = total, now

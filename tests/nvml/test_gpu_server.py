@@ -148,6 +148,31 @@ def test_nvml_that_is_lost_stops_no_engine_and_hides_no_gpu(
     wait_for_health(server, 0, "healthy")
 
 
+@pytest.mark.parametrize("call", ["nvmlInitWithFlags", "nvmlDeviceGetMemoryInfo"])
+def test_a_driver_that_hangs_keeps_no_server_from_starting_or_stopping(
+    gpu_server: MakeGpuServer, nvml: FakeNvml, call: str
+) -> None:
+    nvml.write(f"hang {call}")
+    server = gpu_server("answer_timeout = 0.5\n")
+    assert wait_for_health(server, 0, "quarantined")["cause"] == "nvml_hangs"
+    nvml.write()
+    wait_until(lambda: len(server.state()["devices"]) == 3, 20, "three GPUs")
+    wait_for_health(server, 2, "healthy")
+    nvml.write("hang nvmlDeviceGetMemoryInfo")
+    assert wait_for_health(server, 2, "quarantined")["cause"] == "nvml_hangs"
+    assert server.stop() == 0
+
+
+def test_a_server_that_stops_waits_for_no_memory(
+    gpu_server: MakeGpuServer, make_model: MakeModel, nvml: FakeNvml
+) -> None:
+    nvml.write("keeps -1")
+    server = gpu_server("freeing_timeout = 1000\n")
+    add(server, make_model, nvml, "a", 4000, 1)
+    server.load("a")
+    assert server.stop() == 0
+
+
 @pytest.mark.parametrize("hidden", [0, 1])
 def test_memory_that_comes_back_slowly_is_waited_for(
     gpu_server: MakeGpuServer, make_model: MakeModel, nvml: FakeNvml, hidden: int

@@ -106,6 +106,50 @@ def test_errors_of_one_gpu_have_their_names(
     assert causes(reader.read(60)) == [None, None, None]
 
 
+def test_a_gpu_that_is_broken_from_the_start_is_listed_and_keeps_no_other_away(
+    nvml: FakeNvml, reader: ReaderProcess
+) -> None:
+    nvml.write(f"fail nvmlDeviceGetUUID {UNKNOWN} 1")
+    readings = reader.read()
+    assert [each["id"] for each in readings] == ["GPU-0", "gpu-1", "GPU-2"]
+    assert causes(readings) == [None, "gpu_fails", None]
+    nvml.write()
+    readings = reader.read(60)
+    assert [each["id"] for each in readings] == ["GPU-0", "GPU-1", "GPU-2"]
+    assert causes(readings) == [None, None, None]
+
+
+def test_gpus_of_others_are_left_out_and_ours_named_by_uuid(
+    nvml: FakeNvml, reader: ReaderProcess
+) -> None:
+    nvml.write(f"fail nvmlDeviceGetUUID {NO_PERMISSION} 0")
+    readings = reader.read()
+    assert [(each["id"], each["visible_as"]) for each in readings] == [
+        ("GPU-1", "GPU-1"), ("GPU-2", "GPU-2"),
+    ]  # fmt: skip
+
+
+def test_gpus_of_which_none_may_be_opened_are_no_machine_without_gpus(
+    nvml: FakeNvml, reader: ReaderProcess
+) -> None:
+    nvml.write(f"fail nvmlDeviceGetUUID {NO_PERMISSION}")
+    assert reader.opens()
+    assert causes(reader.read()) == ["no_permission"]
+    nvml.write()
+    assert causes(reader.read(60)) == [None, None, None]
+
+
+def test_a_driver_that_lists_no_gpu_any_more_is_asked_again(
+    nvml: FakeNvml, reader: ReaderProcess
+) -> None:
+    gpus, nvml.gpus = nvml.gpus, []
+    nvml.write()
+    assert causes(reader.read()) == ["gpu_lost"]
+    nvml.gpus = gpus
+    nvml.write()
+    assert causes(reader.read(60)) == [None, None, None]
+
+
 def test_nvml_that_is_lost_leaves_all_gpus_listed_and_comes_back(
     nvml: FakeNvml, reader: ReaderProcess
 ) -> None:
@@ -215,6 +259,8 @@ def test_mig_without_instances_is_named_and_goes_with_the_mode(
     nvml: FakeNvml, reader: ReaderProcess
 ) -> None:
     nvml.gpus[1].keys = {"mig": 1}
+    nvml.write(f"fail nvmlDeviceGetMemoryInfo {NO_PERMISSION} 1")
+    assert causes(reader.read()) == [None, "mig_empty", None]
     nvml.write()
     readings = reader.read()
     assert causes(readings) == [None, "mig_empty", None]

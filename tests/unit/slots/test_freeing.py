@@ -119,6 +119,15 @@ def test_what_an_engine_took_is_known_by_what_was_free_before_it_where_it_is_not
     assert (left.held_bytes, left.available_bytes) == (4 * GIB, 12 * GIB)
 
 
+def test_memory_that_is_back_before_the_engine_counts_as_ended_is_not_missing() -> None:
+    engine = Watched(reading(20 * GIB))
+    engine.sample(reading(16 * GIB), pids=frozenset(), is_ready=True)
+    engine.sample(reading(20 * GIB), pids=frozenset(), is_ready=True)
+    (left,) = engine.watch.ended("eng", frozenset())
+    assert missing(left, reading(20 * GIB)) is None
+    assert missing(left, reading(16 * GIB)) is not None
+
+
 def test_an_engine_that_dies_while_it_loads_has_what_it_took_so_far() -> None:
     engine = Watched(reading(20 * GIB))
     engine.sample(reading(18 * GIB), pids=frozenset(), is_ready=False)
@@ -188,9 +197,9 @@ def test_a_quarantine_stays_while_the_device_cannot_be_read() -> None:
 
 def test_memory_that_nobody_is_named_for_is_taken_for_somebody_elses_after_a_while() -> None:
     watch = quarantined(footprint(4 * GIB, 10 * GIB), reading(10 * GIB))
-    watch.lift({"gpu": reading(10 * GIB)}, 600.0)
+    watch.lift({"gpu": reading(10 * GIB)}, 200.0)
     assert watch.condition("gpu") is not None
-    watch.lift({"gpu": reading(10 * GIB)}, 700.0)
+    watch.lift({"gpu": reading(10 * GIB)}, 220.0)
     assert watch.condition("gpu") is None
 
 
