@@ -23,7 +23,16 @@ from appliance.slots.history import LoadHistory
 from appliance.slots.measuring import estimate_of, report_on
 from appliance.slots.monitor import DeviceMonitor
 from appliance.slots.planner import plan
-from appliance.slots.plans import DeviceRoom, Option, Plan, PlanRequest, Refuse, Resident
+from appliance.slots.plans import (
+    DeviceRoom,
+    Option,
+    Place,
+    Plan,
+    PlanRequest,
+    Refuse,
+    Resident,
+    Wait,
+)
 from appliance.slots.rates import RequestRate
 from appliance.slots.sleep_history import SleepHistory
 from appliance.slots.slot import Priority, Running, Slot
@@ -188,19 +197,31 @@ class SlotBoard:
 
     def wish_to_wake(self, slot: Slot, running: Running, now: float) -> Wish:
         """The same for one whose engine sleeps: it needs room where it is."""
+        known = self._registry.get(slot.model)
+        wake_s = self._sleep_history.wake_s(slot.model)
+        switch_s = self._switch_s(known) if wake_s is None else wake_s
+        return self._wish(slot, self._request_to_wake(running, known), switch_s, now)
+
+    def fits_only_elsewhere(self, running: Running, now: float) -> bool:
+        """Whether busy engines are in the way of its wake, and a fresh engine has room at once."""
+        known = self._registry.get(running.supervisor.model)
+        rooms = self.rooms()
+        others = [each for each in self.residents(now) if each.model != known.id]
+        here = plan(rooms, others, self._request_to_wake(running, known))
+        if not isinstance(here, Wait) or all(each.is_leaving for each in here.residents):
+            return False
+        return isinstance(plan(rooms, others, self._request(known)), Place)
+
+    def _request_to_wake(self, running: Running, known: KnownModel) -> PlanRequest:
         shares = running.supervisor.placement.shares
         residue = running.supervisor.sleeper.residue_bytes // len(shares)
-        known = self._registry.get(slot.model)
         need_bytes = max(max(share.memory_bytes for share in shares) - residue, 0)
-        request = replace(
+        return replace(
             self._request(known),
             options=(Option(len(shares), need_bytes),),
             devices=frozenset(share.device_id for share in shares),
             avoid=frozenset(),
         )
-        wake_s = self._sleep_history.wake_s(slot.model)
-        switch_s = self._switch_s(known) if wake_s is None else wake_s
-        return self._wish(slot, request, switch_s, now)
 
     def _wish(self, slot: Slot, request: PlanRequest, switch_s: float, now: float) -> Wish:
         people = [waiter.since for waiter in slot.waiting(Priority.PEOPLE)]

@@ -322,13 +322,17 @@ class SlotScheduler:
         is_early = slot.retry_at is not None and slot.retry_at > now
         if slot.is_deleted or self._stopping or is_early:
             return None
-        if slot.running is not None:
-            if slot.running.is_asleep:
-                return self.board.wish_to_wake(slot, slot.running, now)
-            if slot.running.is_leaving:
+        running = slot.running
+        if running is not None and not running.is_asleep:
+            if running.is_leaving:
                 slot.waits_for = "waits until its old engine has ended"
             return None
         try:
+            if running is not None:
+                if not self.board.fits_only_elsewhere(running, now):
+                    return self.board.wish_to_wake(slot, running, now)
+                running.supervisor.stop("its devices are busy, and others have room")
+                return None
             known = self._registry.get(slot.model)
             if known.facts is not None:
                 return self.board.wish(slot, known, now)

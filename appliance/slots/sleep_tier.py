@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from appliance.engine.command import can_sleep
 from appliance.errors import ConflictError, DeviceError
+from appliance.gpu.cpu import machine_memory
 from appliance.protocol.engines import EngineState
 from appliance.protocol.events import AlertRaised, Event
 from appliance.protocol.sleep import SleepLevel, SleepVerdict
@@ -103,6 +104,9 @@ class SleepTier:
                 verdict = await supervisor.sleeper.sleep(how.level, reason, measure)
         except DeviceError as error:
             reason = f"{reason}; its memory could not be measured: {error}"
+        except Exception as error:  # a bug must not keep the engine from going
+            logger.exception("engine.sleep_lost model=%s", supervisor.model)
+            reason = f"{reason}; the server failed to put it to sleep: {error}"
         running.is_falling_asleep, running.sleep_level = False, None
         if supervisor.state is EngineState.ASLEEP:
             running.drain_reason, running.drain_since, running.drained_for = None, None, None
@@ -116,7 +120,12 @@ class SleepTier:
         self._board.tell(slot)
 
     async def _wake(self, slot: Slot, running: Running) -> None:
-        verdict = await running.supervisor.sleeper.wake("wanted")
+        verdict = None
+        try:
+            verdict = await running.supervisor.sleeper.wake("wanted")
+        except Exception as error:  # those who wait must not wait for ever
+            logger.exception("engine.wake_lost model=%s", slot.model)
+            running.supervisor.stop(f"the server failed to wake it: {error}")
         if running.supervisor.state is EngineState.READY:
             running.measured_at = 0.0
             self._woke(slot)
@@ -159,7 +168,16 @@ class SleepTier:
         if supervisor.state not in {EngineState.READY, EngineState.DRAINING}:
             return None
         others = [self._sleepy(each) for each in self._board.running() if each is not running]
-        return choose_tier(self._sleepy(running), others, self._host_limit_bytes, may_stop=may_stop)
+        own = self._sleepy(running)
+        limit_bytes = self._host_limit_bytes
+        try:
+            held_bytes = own.host_bytes + sum(each.host_bytes for each in others)
+            # What is pinned for good may not be more than the machine has left.
+            limit_bytes = min(limit_bytes, held_bytes + machine_memory()[1])
+        except DeviceError as error:
+            logger.warning("devices.unreadable message=%s", error)
+            limit_bytes = 0
+        return choose_tier(own, others, limit_bytes, may_stop=may_stop)
 
     def _sleepy(self, running: Running) -> Sleepy:
         supervisor = running.supervisor

@@ -62,7 +62,7 @@ def model_view(
         failure=slot.failure,
         first_failure=_first_failure(slot, now),
         waiting=sum(not waiter.granted.done() for waiter in slot.waiters),
-        waits_for=slot.waits_for if running is None else None,
+        waits_for=slot.waits_for if running is None or running.is_asleep else None,
         in_flight=running.in_flight if running else 0,
         memory_bytes=engine.memory_bytes if engine and is_up else 0,
         last_used_at=slot.last_used_at,

@@ -124,6 +124,29 @@ def test_what_stays_of_sleeping_models_makes_room_first(
     assert starts_of(small) == 2
 
 
+def test_a_sleeper_whose_device_is_busy_is_replaced_on_another_one(
+    make_server: MakeServer, make_model: MakeModel
+) -> None:
+    device = '[[devices.simulated]]\nmemory = "800MiB"\n'
+    server = make_server(device * 2 + LIMITS)
+    path = add(server, make_model, "a")
+    assert ask(server, "a") == "xxx"
+    before = server.model("a")["placement"]["shares"][0]["device_id"]
+    assert server.admin("POST", "/models/a/sleep").status_code == 202
+    state_is(server, "a", "asleep")
+    busy = make_model("busy", token_s=0.05)
+    server.add_model("busy", busy, memory_bytes=500 * MIB, devices=[before])
+    body = {"model": "busy", "messages": [], "stream": True, "max_tokens": 400}
+    url = f"{server.url}/v1/chat/completions"
+    with httpx.stream("POST", url, json=body, timeout=60) as stream:
+        lines = stream.iter_lines()
+        while not next(lines).startswith("data:"):
+            pass
+        assert ask(server, "a") == "xxx"
+    assert starts_of(path) == 2
+    assert server.model("a")["placement"]["shares"][0]["device_id"] != before
+
+
 @pytest.mark.parametrize(
     ("fault", "level"),
     [
@@ -228,11 +251,15 @@ def test_ram_for_sleepers_is_limited(make_server: MakeServer, make_model: MakeMo
 def test_a_sleeper_that_nobody_asks_for_is_unloaded(
     make_server: MakeServer, make_model: MakeModel
 ) -> None:
-    server = make_server(f'{IDLE}asleep_timeout = "3s"\n')
+    """Before that it is left alone, though it does nothing for longer than a ready one may."""
+    limits = LIMITS + 'frozen_timeout = "0.5s"\nhang_timeout = "1s"\n'
+    server = make_server(f'{IDLE.replace(LIMITS, limits)}asleep_timeout = "3s"\n')
     add(server, make_model, "a")
+    recorder = Recorder(server)
     assert ask(server, "a") == "xxx"
     state_is(server, "a", "asleep")
     state_is(server, "a", "stopped")
+    assert "asleep and idle for 3 s" in [event["reason"] for event in recorder.of("transition")]
 
 
 def test_people_put_models_to_sleep_and_wake_them(
