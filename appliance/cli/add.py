@@ -34,8 +34,19 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--always-on", action=yes_no, help="load at start, never unload")
     parser.add_argument("--pin", action=yes_no, help="never unload once it is loaded")
     parser.add_argument("--idle", metavar="DURATION", help="unload after this; `never` keeps it")
-    parser.add_argument("--tp", type=int, metavar="N", help="split over this many devices")
-    parser.add_argument("--device", action="append", help="index or id it may use; may repeat")
+    parser.add_argument(
+        "--tp",
+        type=_tp_size,
+        metavar="N",
+        help="split over N devices; `auto`: as few as it fits",
+    )
+    parser.add_argument(
+        "--device", action="append", help="index or id it may use; may repeat; `any` lifts it"
+    )
+    parser.add_argument(
+        "--avoid", action="append", metavar="DEVICE", help="may not use it; `none` lifts it"
+    )
+    parser.add_argument("--exclusive", action=yes_no, help="share its devices with no other model")
     parser.add_argument(
         "--sleep", choices=["auto", "off", "1", "2"], help="what becomes of it when it is idle"
     )
@@ -58,7 +69,9 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         "pinned": args.pin,
         "idle_timeout_s": parse_duration(args.idle) if args.idle else None,
         "tp_size": args.tp,
-        "devices": args.device,
+        "devices": _names(args.device, nothing="any"),
+        "avoid_devices": _names(args.avoid, nothing="none"),
+        "exclusive": args.exclusive,
         "kv_cache_bytes": parse_size(args.kv_cache) if args.kv_cache else None,
         "memory_bytes": parse_size(args.memory) if args.memory else None,
         "max_sequences": args.max_sequences,
@@ -69,6 +82,15 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         "env": dict(_variable(text) for text in args.env) if args.env else None,
     }
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _tp_size(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
+def _names(given: list[str] | None, *, nothing: str) -> list[str] | None:
+    """Devices; the word for nothing takes back what was set before."""
+    return [] if given == [nothing] else given
 
 
 def _variable(text: str) -> tuple[str, str]:
@@ -118,7 +140,8 @@ def _warn(client: ServerClient, model: Model) -> None:
     """Say now what would fail at the first load."""
     plan = client.post(f"/admin/v1/models/{model.id}/plan", PlanVerdict)
     if plan.verdict == "refuse":
-        print(f"As things are it cannot be loaded: {safe(plan.message)}", file=sys.stderr)
+        why = f"{safe(plan.message)} {safe(plan.hint)}"
+        print(f"As things are it cannot be loaded: {why}", file=sys.stderr)
     wanted = model.settings.environment
     names = [each.name for each in client.get("/admin/v1/engine-envs", list[EngineEnvironment])]
     if wanted is not None and wanted not in names:

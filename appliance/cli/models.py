@@ -9,6 +9,7 @@ from appliance.cli.client import ServerClient, ServerError
 from appliance.cli.devices import ailing_lines
 from appliance.cli.estimate import need_text
 from appliance.cli.output import print_json, print_table, safe
+from appliance.cli.plan import plan_lines
 from appliance.errors import join_sentences
 from appliance.protocol.engines import Engine, EngineState
 from appliance.protocol.models import Model
@@ -122,7 +123,7 @@ def _show(args: argparse.Namespace) -> int:
         "context": f"{model.context_length} tokens",
         "weights": format_size(model.weights_bytes),
         "needs": f"{_need(model)} on each device",
-        "devices": ", ".join(model.settings.devices) or "any",
+        "devices": _devices(model),
         "tensor parallel": str(model.settings.tp_size),
         "keep": _keep(model),
         "unloads": _until(model),
@@ -154,7 +155,7 @@ def _load(args: argparse.Namespace) -> int:
         if args.json:
             print_json(plan)
         else:
-            print(safe(plan.message))
+            print("\n".join(plan_lines(plan)))
         return 1 if plan.verdict == "refuse" else 0
     model = client.post(f"/admin/v1/models/{args.model}/load", Model)
     shown = ""
@@ -219,6 +220,14 @@ def _verdict(verdict: SleepVerdict) -> str:
 
 def _need(model: Model) -> str:
     return need_text(model.need) if model.need else f"about {format_size(model.need_bytes)}"
+
+
+def _devices(model: Model) -> str:
+    settings = model.settings
+    text = ", ".join(settings.devices) or "any"
+    if settings.avoid_devices:
+        text += f", but not {', '.join(settings.avoid_devices)}"
+    return f"{text}; shared with no other model" if settings.exclusive else text
 
 
 def _keep(model: Model) -> str:

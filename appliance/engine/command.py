@@ -50,7 +50,7 @@ class EngineSpec:
 def build_argv(spec: EngineSpec, environment: EnvironmentRecord) -> list[str]:
     """The engine's command line; options that its build does not know are left out."""
     settings = spec.settings
-    tp_size = settings.tp_size
+    tp_size = settings.ranks
     argv = list(environment.launch)
     # `vllm serve` wants the model as a positional argument, the module as an option.
     argv += [settings.path] if argv[-1] == "serve" else ["--model", settings.path]
@@ -94,7 +94,7 @@ def build_env(
     if spec.device_kind is DeviceKind.GPU:
         env["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in spec.device_indices)
     else:
-        if spec.settings.tp_size > 1:
+        if spec.settings.ranks > 1:
             env["VLLM_CPU_OMP_THREADS_BIND"] = _cores_by_rank(spec)
         if not environment.has_flag("--kv-cache-memory-bytes"):
             env["VLLM_CPU_KVCACHE_SPACE"] = str(max(round(spec.kv_cache_bytes / GIB), 1))
@@ -131,7 +131,7 @@ def build_base_env(
 
 def _cores_by_rank(spec: EngineSpec) -> str:
     """The cores of each rank, ranks separated by a bar; ranks share where cores lack."""
-    ranks, cores = spec.settings.tp_size, spec.cpu_cores
+    ranks, cores = spec.settings.ranks, spec.cpu_cores
     groups = [cores[rank::ranks] or (cores[rank % len(cores)],) for rank in range(ranks)]
     return "|".join(",".join(str(core) for core in group) for group in groups)
 

@@ -64,7 +64,7 @@ def read_options(
         dtype=_dtype(facts, settings),
         kv_dtype=option(arguments, "--kv-cache-dtype") or "auto",
         quantization=None if is_quantized else option(arguments, "--quantization", "-q"),
-        tp_size=settings.tp_size,
+        tp_size=settings.ranks,
         pp_size=_count(arguments, "--pipeline-parallel-size", "-pp") or 1,
         step_tokens=_count(arguments, "--max-num-batched-tokens") or step_tokens,
         sequences=sequences,

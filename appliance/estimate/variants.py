@@ -136,7 +136,7 @@ def variants(
                     command=f"appliance set {shlex.quote(name)}{step.command}",
                     settings=step.settings,
                     context_length=step.context,
-                    tp_size=step.settings.tp_size,
+                    tp_size=step.settings.ranks,
                     need_bytes=wanted.total_bytes,
                 )
             )
@@ -179,7 +179,7 @@ def _caches(start: _Step, kind: DeviceKind) -> Iterator[_Step]:
 
 def _splits(start: _Step, sizes: Sequence[int]) -> Iterator[_Step]:
     for size in sizes:
-        if size > start.settings.tp_size:
+        if size > start.settings.ranks:
             settings = msgspec.structs.replace(start.settings, tp_size=size)
             yield _Step(
                 "tp", f"splitting it over {size} devices", f" --tp {size}", settings, start.context

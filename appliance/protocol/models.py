@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
@@ -10,6 +11,9 @@ from appliance.protocol.engines import EngineState, Failure, LoadProgress
 from appliance.protocol.estimates import MemoryParts
 from appliance.protocol.placement import Placement
 from appliance.protocol.sleep import SleepLevel, SleepSetting, SleepVerdict
+
+TpSize = int | Literal["auto"]
+"""Devices that a model is split over; `auto`: as few as it fits on."""
 
 
 class Task(StrEnum):
@@ -34,9 +38,14 @@ class ModelSettings(Wire, frozen=True, kw_only=True):
     """Never evicted and never unloaded for being idle; loaded on demand."""
     idle_timeout_s: float | None = None
     """Seconds; negative: never; None: the server's default."""
-    tp_size: int = 1
+    tp_size: TpSize = 1
+    """Devices that it is split over (tensor parallel); `auto`: as few as it fits on."""
     devices: list[str] = []
     """Ids or indices of the devices it may use; empty: any."""
+    avoid_devices: list[str] = []
+    """Ids or indices of devices it may not use."""
+    exclusive: bool = False
+    """Shares its devices with no other model."""
     environment: str | None = None
     """Engine environment; None: the one in use."""
     kv_cache_bytes: int | None = None
@@ -50,6 +59,11 @@ class ModelSettings(Wire, frozen=True, kw_only=True):
     sleep: SleepSetting = "auto"
     """What becomes of an idle engine instead of an unload, where vLLM can do it."""
 
+    @property
+    def ranks(self) -> int:
+        """How many ways its engine is split; 1 as long as that is not settled."""
+        return 1 if self.tp_size == "auto" else self.tp_size
+
 
 class ModelCreate(Body, frozen=True, kw_only=True):
     """Add a model from a local directory. `task` is found out where it is left out."""
@@ -62,8 +76,10 @@ class ModelCreate(Body, frozen=True, kw_only=True):
     always_on: bool = False
     pinned: bool = False
     idle_timeout_s: float | None = None
-    tp_size: int = 1
+    tp_size: TpSize = 1
     devices: list[str] = []
+    avoid_devices: list[str] = []
+    exclusive: bool = False
     environment: str | None = None
     kv_cache_bytes: int | None = None
     memory_bytes: int | None = None
@@ -81,8 +97,10 @@ class ModelChange(Body, frozen=True, kw_only=True):
     always_on: bool | msgspec.UnsetType = msgspec.UNSET
     pinned: bool | msgspec.UnsetType = msgspec.UNSET
     idle_timeout_s: float | None | msgspec.UnsetType = msgspec.UNSET
-    tp_size: int | msgspec.UnsetType = msgspec.UNSET
+    tp_size: TpSize | msgspec.UnsetType = msgspec.UNSET
     devices: list[str] | msgspec.UnsetType = msgspec.UNSET
+    avoid_devices: list[str] | msgspec.UnsetType = msgspec.UNSET
+    exclusive: bool | msgspec.UnsetType = msgspec.UNSET
     environment: str | None | msgspec.UnsetType = msgspec.UNSET
     kv_cache_bytes: int | None | msgspec.UnsetType = msgspec.UNSET
     memory_bytes: int | None | msgspec.UnsetType = msgspec.UNSET

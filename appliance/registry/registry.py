@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -50,6 +50,10 @@ class KnownModel:
         """Tokens that a request may use."""
         most = self.facts.max_context if self.facts else 0
         return min(self.settings.context_length or most, most) or most
+
+    def split_over(self, devices: int) -> "KnownModel":
+        """The model with that tensor parallel size, where it was left open."""
+        return replace(self, settings=msgspec.structs.replace(self.settings, tp_size=devices))
 
 
 class Registry:
@@ -186,7 +190,7 @@ def _check_settings(settings: ModelSettings, facts: ModelFacts) -> None:
     _between(settings.kv_cache_bytes, 1, _MOST_BYTES, "kv_cache_bytes")
     _between(settings.memory_bytes, 1, _MOST_BYTES, "memory_bytes")
     _between(settings.max_sequences, 1, 2**20, "max_sequences")
-    _between(settings.tp_size, 1, 64, "tp_size")
+    _between(settings.ranks, 1, 64, "tp_size")
     _between(settings.idle_timeout_s, -1, _MOST_SECONDS, "idle_timeout_s")
     context = settings.context_length
     if context is not None and context > facts.max_context:
@@ -195,11 +199,18 @@ def _check_settings(settings: ModelSettings, facts: ModelFacts) -> None:
             f"{context} tokens are more than the model's {facts.max_context}",
             f"Use at most {facts.max_context}.",
         )
-    if facts.heads % settings.tp_size:
+    if facts.heads % settings.ranks:
         _refuse(
             "tp_size",
-            f"{facts.heads} attention heads cannot be split over {settings.tp_size} devices",
+            f"{facts.heads} attention heads cannot be split over {settings.ranks} devices",
             "Tensor parallelism needs a divisor of the number of heads.",
+        )
+    both = sorted(set(settings.devices) & set(settings.avoid_devices))
+    if both:
+        _refuse(
+            "avoid_devices",
+            f"{', '.join(both)} cannot be used and avoided at once",
+            "Leave it out of one of them.",
         )
     if settings.task is Task.GENERATE and facts.architecture.startswith("Bert"):
         _refuse("task", f"{facts.architecture} cannot generate text", "Use task embed.")

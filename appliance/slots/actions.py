@@ -118,7 +118,7 @@ class SlotActions:
                 self._tier.wake(slot, running, start.turn_s)
             return
         known = self._registry.get(slot.model)
-        wanted = self._board.estimate(known)
+        wanted = self._board.estimate(known, len(start.devices))
         self._lives.launch(slot, known, start.devices, wanted, turn_s=start.turn_s)
 
     def _stop(self, slot: Slot, victims: Sequence[Resident]) -> None:

@@ -31,12 +31,15 @@ from appliance.slots.plans import (
     PlanRequest,
     Refuse,
     Resident,
+    Variant,
     Wait,
 )
 from appliance.slots.rates import RequestRate
+from appliance.slots.requests import changes, plan_request, usual_tp_size
 from appliance.slots.sleep_history import SleepHistory
 from appliance.slots.slot import Priority, Running, Slot
-from appliance.slots.views import at_most, model_view, verdict
+from appliance.slots.verdict import verdict
+from appliance.slots.views import at_most, model_view
 
 # Without an earlier load to go by: a start, and weights from a fast disk.
 _USUAL_START_S = 10.0
@@ -69,6 +72,8 @@ class SlotBoard:
         self.wake = asyncio.Event()
         """Set whenever a decision may have changed."""
         self.rate = RequestRate()
+        self._changes: dict[str, tuple[KnownModel, int, tuple[Variant, ...]]] = {}
+        """Of models that were to be placed, with their settings and how many devices there were."""
 
     def slot(self, model: str) -> Slot:
         """The slot of a known model. Raises ModelNotFoundError."""
@@ -171,10 +176,14 @@ class SlotBoard:
             return slot.running.supervisor if slot.running else slot.last
         return next((each for each in self._supervisors() if each.id == ref), None)
 
-    def estimate(self, known: KnownModel) -> Estimate:
-        """Memory per rank on this machine's devices."""
+    def estimate(self, known: KnownModel, devices: int | None = None) -> Estimate:
+        """Memory per rank, split over so many devices; None: over as many as it usually takes."""
         if known.facts is None:
             return _NOTHING
+        if devices is None and known.settings.tp_size == "auto":
+            rooms = self.rooms()
+            devices = usual_tp_size(plan_request(known, rooms, self.estimate), rooms)
+        known = known if devices is None else known.split_over(devices)
         return estimate_of(known, self._history, self._monitor)
 
     def estimate_report(self, model: str, request: EstimateRequest) -> EstimateReport:
@@ -241,11 +250,19 @@ class SlotBoard:
         return [self._resident(each, now) for each in self.running()]
 
     def _request(self, known: KnownModel) -> PlanRequest:
-        return PlanRequest(
-            model=known.id,
-            options=(Option(known.settings.tp_size, self.estimate(known).total_bytes),),
-            devices=frozenset(known.settings.devices),
-        )
+        rooms = self.rooms()
+        return plan_request(known, rooms, self.estimate, self._changes_of(known, rooms))
+
+    def _changes_of(self, known: KnownModel, rooms: list[DeviceRoom]) -> tuple[Variant, ...]:
+        """Worked out once for the same settings and devices: that takes milliseconds."""
+        kept = self._changes.get(known.id)
+        if kept is None or kept[0] is not known or kept[1] != len(rooms):
+            bytes_each = self._monitor.smallest_device_bytes
+            for gone in self._changes.keys() - self._slots.keys():
+                del self._changes[gone]
+            found = changes(known, rooms, self._monitor.kind, bytes_each)
+            kept = self._changes[known.id] = (known, len(rooms), found)
+        return kept[2]
 
     def _switch_s(self, known: KnownModel) -> float:
         """To load it: as earlier, else by its size."""
@@ -259,16 +276,18 @@ class SlotBoard:
         """What a load would do now, without doing it. Raises ModelNotFoundError."""
         running = self.slot(model).running
         known = self._registry.get(model)
-        wanted = self.estimate(known)
         is_up = running is not None and not running.is_leaving
         if known.facts is None:
             decision: Plan | None = Refuse(known.problem or "Its files are gone.", "")
         else:
             residents = self.residents(time.monotonic())
             decision = None if is_up else plan(self.rooms(), residents, self._request(known))
+        devices = running.supervisor.placement.tp_size if running and is_up else None
+        if decision is not None and not isinstance(decision, Refuse):
+            devices = len(decision.devices)
         return verdict(
             decision,
-            wanted,
+            self.estimate(known, devices),
             model=model,
             placement=running.supervisor.placement if running and is_up else None,
             load_s=self._history.median_load_s(model),
@@ -314,6 +333,8 @@ class SlotBoard:
             last_used=running.last_used,
             is_busy=running.in_flight > 0 or running.is_starting,
             is_pinned=known.settings.pinned or known.settings.always_on,
+            is_always_on=known.settings.always_on,
+            is_exclusive=known.settings.exclusive,
             is_leaving=running.is_leaving,
             is_batch_only=is_batch_only,
             rate_per_s=rate_per_s,

@@ -69,6 +69,7 @@ class EngineLauncher:
 
         `keep_logs_of` are engines whose logs are still of use.
         """
+        known = known.split_over(len(rooms))
         environment = self.environment(known)
         engine_id = f"eng_{secrets.token_hex(8)}"
         spec = EngineSpec(

@@ -27,8 +27,12 @@ from appliance.slots.victims import Candidates, Victims, VictimSearch, cost_s
 
 
 def plan(rooms: Sequence[DeviceRoom], residents: Sequence[Resident], request: PlanRequest) -> Plan:
-    """Decide. The same answer in whatever order devices and engines come."""
-    occupancy = Occupancy(rooms, residents)
+    """Decide. The same answer in whatever order devices and engines come.
+
+    An engine of the model itself, which sleeps, is in nobody's way.
+    """
+    others = [each for each in residents if each.is_leaving or each.model != request.model]
+    occupancy = Occupancy(rooms, others)
     search = _Search(occupancy, request)
     return (
         search.place()

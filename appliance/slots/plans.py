@@ -73,7 +73,7 @@ class Variant:
     """The model with a setting changed, which may fit where the model as it is does not."""
 
     kind: str
-    """The setting; of each kind the first variant that fits is suggested."""
+    """The setting, or several joined by `+`; of each kind the first one that fits is suggested."""
     text: str
     """What it would be, in words: `a context of 8192 tokens`."""
     command: str

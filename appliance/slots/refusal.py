@@ -53,12 +53,15 @@ def _holders(state: DeviceState) -> Iterator[Holder]:
 def _suggestions(
     occupancy: Occupancy, request: PlanRequest, in_the_way: Sequence[Resident]
 ) -> Iterator[Suggestion]:
-    """Only what was tried and fits; of each kind the first."""
-    seen = set()
+    """Only what was tried and fits; of each kind the first, and none that changes more."""
+    found: list[set[str]] = []
     for variant in request.variants:
+        parts = set(variant.kind.split("+"))
+        if any(parts >= less for less in found):
+            continue
         changed = replace(request, options=variant.options)
-        if variant.kind not in seen and occupancy.fits(changed):
-            seen.add(variant.kind)
+        if occupancy.fits(changed):
+            found.append(parts)
             yield Suggestion(
                 kind=variant.kind, text=variant.text, command=variant.command, request=changed
             )
@@ -67,7 +70,7 @@ def _suggestions(
         names = sorted({each.model for each in in_the_way})
         yield Suggestion(
             kind="stop",
-            text=f"once {', '.join(names)} {'is' if len(names) == 1 else 'are'} unloaded",
+            text=f"unloading {', '.join(names)}",
             command=" && ".join(f"appliance stop {name}" for name in names),
             request=request,
             gone=frozenset(each.engine_id for each in in_the_way),
@@ -83,9 +86,9 @@ def _with_other_devices(occupancy: Occupancy, request: PlanRequest) -> Iterator[
     shared = replace(request, is_exclusive=False)
     found = False
     for kind, text, flags, changed in (
-        ("devices", "on other devices", "--device any", anywhere),
-        ("avoid", "on the devices that it avoids", "--avoid none", unavoided),
-        ("exclusive", "if it may share its devices", "--no-exclusive", shared),
+        ("devices", "using other devices", "--device any", anywhere),
+        ("avoid", "using the devices that it avoids", "--avoid none", unavoided),
+        ("exclusive", "sharing its devices", "--no-exclusive", shared),
     ):
         if changed != request and occupancy.fits(changed):
             found = True
@@ -94,7 +97,7 @@ def _with_other_devices(occupancy: Occupancy, request: PlanRequest) -> Iterator[
     if not found and request.devices and request.avoid and occupancy.fits(free):
         yield Suggestion(
             kind="devices",
-            text="on any device",
+            text="using any device",
             command=f"{set_model} --device any --avoid none",
             request=free,
         )
@@ -161,7 +164,7 @@ def _hint(occupancy: Occupancy, request: PlanRequest, suggestions: Sequence[Sugg
         text = f"This machine has: {there}. "
     if suggestions:
         ways = [f"{each.text} (`{each.command}`)" for each in suggestions]
-        return f"{text}It would fit {', or '.join(ways)}."
+        return f"{text}What would make it fit: {'; '.join(ways)}."
     return text.strip() or (
         "Nothing that was tried makes it fit: a smaller model would, or one with fewer bits for"
         " each weight."

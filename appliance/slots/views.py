@@ -1,4 +1,4 @@
-"""Models and plans as others see them. Pure but for the clock that the caller gives."""
+"""Models and placements as others see them. Pure but for the clock that the caller gives."""
 
 import math
 from collections.abc import Sequence
@@ -10,12 +10,11 @@ from appliance.estimate.estimator import Estimate
 from appliance.estimate.report import parts_of
 from appliance.protocol.engines import EngineState, Failure
 from appliance.protocol.models import Model, ModelSettings
-from appliance.protocol.placement import Placement, PlanVerdict, Share
+from appliance.protocol.placement import Placement, Share
 from appliance.protocol.sleep import SleepVerdict
 from appliance.registry.registry import KnownModel
-from appliance.slots.plans import DeviceRoom, Evict, Place, Plan, Refuse, Wait
+from appliance.slots.plans import DeviceRoom
 from appliance.slots.slot import Running, Slot
-from appliance.units import format_size
 
 _SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD", "CREDENTIAL")
 _LONGEST_IDLE_S = 10 * 365 * 86400.0
@@ -115,46 +114,6 @@ def at_most(timeout_s: float, limit_s: float) -> float:
     return limit_s if timeout_s < 0 else min(timeout_s, limit_s)
 
 
-def verdict(
-    decision: Plan | None,
-    wanted: Estimate,
-    *,
-    model: str,
-    placement: Placement | None,
-    load_s: float | None,
-    loads: int,
-) -> PlanVerdict:
-    """A plan in words; `decision` is None for a model that is up already."""
-    evicts: list[str] = []
-    match decision:
-        case None:
-            name, message = "loaded", f"{model} is loaded already."
-        case Place(devices):
-            placement = placement_of(devices, wanted)
-            need = format_size(wanted.total_bytes)
-            name, message = "place", f"{model} fits on {_on(devices)} as things are, with {need}."
-        case Evict(victims, devices):
-            placement = placement_of(devices, wanted)
-            evicts = sorted({victim.model for victim in victims})
-            name, message = "evict", f"{', '.join(evicts)} would be unloaded from {_on(devices)}."
-        case Wait(reason, residents, devices):
-            placement = placement_of(devices, wanted)
-            evicts = sorted({resident.model for resident in residents})
-            name, message = "wait", f"{model} {reason}, then it goes to {_on(devices)}."
-        case Refuse(text, hint):
-            name, message = "refuse", f"{text} {hint}"
-    return PlanVerdict(
-        verdict=name,
-        message=message,
-        need_bytes=wanted.total_bytes,
-        need=parts_of(wanted),
-        placement=placement,
-        evicts=evicts,
-        load_s=load_s,
-        loads=loads,
-    )
-
-
 def placement_of(rooms: Sequence[DeviceRoom], wanted: Estimate) -> Placement:
     """The wire form of a decision."""
     return Placement(
@@ -164,8 +123,3 @@ def placement_of(rooms: Sequence[DeviceRoom], wanted: Estimate) -> Placement:
         ],
         tp_size=len(rooms),
     )
-
-
-def _on(devices: Sequence[DeviceRoom]) -> str:
-    word = "device" if len(devices) == 1 else "devices"
-    return f"{word} {', '.join(str(device.index) for device in devices)}"

@@ -99,6 +99,12 @@ def plan_lines(verdict: PlanVerdict) -> list[tuple[str, str]]:
     if verdict.evicts:
         names = ", ".join(sanitize_line(name) for name in verdict.evicts)
         lines.append((f"evicts  {names}  !", "warn"))
+    lines += [
+        (f"fits    {sanitize_line(each.text)}: {sanitize_line(each.command)}", "")
+        for each in verdict.suggestions
+    ]
+    if verdict.hint and not verdict.suggestions:
+        lines.append((f"do      {sanitize_line(verdict.hint)}", ""))
     if verdict.load_s is not None:
         of = f"{verdict.loads} load{'s' if verdict.loads != 1 else ''}"
         lines.append((f"time    about {text.clock_span(verdict.load_s)} (median of {of} here)", ""))

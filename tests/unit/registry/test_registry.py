@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from appliance.errors import ConflictError, InvalidRequestError, ModelNotFoundError
-from appliance.protocol.models import ModelChange, ModelCreate, Task
+from appliance.protocol.models import ModelChange, ModelCreate, ModelSettings, Task
 from appliance.registry.registry import Registry
 from appliance.store.database import Database
 
@@ -208,6 +208,7 @@ async def test_variables_of_the_appliance_are_refused(
         ("max_sequences", 0, "out of range"),
         ("tp_size", 0, "out of range"),
         ("tp_size", 3, "8 attention heads cannot be split over 3"),
+        ("tp_size", 65, "out of range"),
     ],
 )
 async def test_sizes_that_cannot_be_are_refused_when_made_and_when_changed(
@@ -220,6 +221,29 @@ async def test_sizes_that_cannot_be_are_refused_when_made_and_when_changed(
     with pytest.raises(InvalidRequestError, match=words):
         await registry.change("chat", change(**{field: value}))
     assert registry.models() == [good]
+
+
+async def test_split_may_be_left_open(registry: Registry, database: Database, model: Path) -> None:
+    known = await registry.create(body(model, tp_size="auto"))
+    assert known.settings.ranks == 1
+    assert known.split_over(4).settings.ranks == 4
+    await registry.change("chat", change(exclusive=True, avoid_devices=["1"]))
+    settings = (await reopened(database)).get("chat").settings
+    assert (settings.tp_size, settings.exclusive, settings.avoid_devices) == ("auto", True, ["1"])
+
+
+async def test_device_cannot_be_used_and_avoided(registry: Registry, model: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="1 cannot be used and avoided") as caught:
+        await registry.create(body(model, devices=["0", "1"], avoid_devices=["1"]))
+    assert caught.value.param == "avoid_devices"
+
+
+def test_settings_of_an_earlier_version_are_read() -> None:
+    stored = b'{"path":"/m","task":"generate","tp_size":2,"devices":["0"]}'
+    settings = msgspec.json.decode(stored, type=ModelSettings)
+    assert (settings.tp_size, settings.avoid_devices, settings.exclusive) == (2, [], False)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(b'{"path":"/m","task":"generate","tp_size":"many"}', type=ModelSettings)
 
 
 async def test_embedding_model_cannot_generate(registry: Registry, model: Path) -> None:

@@ -369,3 +369,12 @@ def test_refusal_on_a_large_machine_stays_short() -> None:
     decision = refused(plan([room(index, 24, 0) for index in range(64)], there, request(20)))
     assert len(decision.message) < 800
     assert "56 more" in decision.message
+
+
+def test_sleeping_engine_of_the_model_itself_is_in_nobodys_way() -> None:
+    there = [resident("wanted", 2, 0), resident("a", 22, 0, cost_s=9.0)]
+    alone = options((1, 20), is_exclusive=True)
+    decision = plan([room(0, 24, 0)], there, alone)
+    assert isinstance(decision, Evict)
+    assert names(decision.victims) == ["a"]
+    assert isinstance(plan([room(0, 24, 22)], there[:1], alone), Place)

@@ -7,9 +7,9 @@ from appliance.estimate.estimator import Estimate
 from appliance.protocol.engines import EngineState, Failure, FailureCause
 from appliance.protocol.models import ModelSettings, Task
 from appliance.registry.registry import KnownModel
-from appliance.slots.plans import DeviceRoom, Evict, Place, Refuse, Resident, Wait
+from appliance.slots.plans import DeviceRoom
 from appliance.slots.slot import Slot, Waiter
-from appliance.slots.views import model_state, model_view, percentile, placement_of, verdict
+from appliance.slots.views import model_state, model_view, percentile, placement_of
 
 FAILURE = Failure(
     cause=FailureCause.CRASHED, message="it fell over", hint="", at=datetime(2026, 1, 1, tzinfo=UTC)
@@ -92,36 +92,3 @@ def test_placement_has_a_share_for_each_rank() -> None:
         ("GPU-0", 17),
         ("GPU-1", 17),
     ]
-
-
-def resident(model: str) -> Resident:
-    return Resident(engine_id=f"eng_{model}", model=model, bytes_by_device={}, last_used=0.0)
-
-
-@pytest.mark.parametrize(
-    ("decision", "name", "message", "evicts"),
-    [
-        (None, "loaded", "m is loaded already.", []),
-        (Place(ROOMS), "place", "m fits on devices 0, 1 as things are, with 17 B.", []),
-        (
-            Evict((resident("b"), resident("a")), ROOMS[:1]),
-            "evict",
-            "a, b would be unloaded from device 0.",
-            ["a", "b"],
-        ),
-        (
-            Wait("waits for the requests of a", (resident("a"),), ROOMS[1:]),
-            "wait",
-            "m waits for the requests of a, then it goes to device 1.",
-            ["a"],
-        ),
-        (Refuse("m needs more.", "Use less."), "refuse", "m needs more. Use less.", []),
-    ],
-)
-def test_plans_are_told_in_words(
-    decision: Place | Evict | Wait | Refuse | None, name: str, message: str, evicts: list[str]
-) -> None:
-    told = verdict(decision, WANTED, model="m", placement=None, load_s=4.5, loads=2)
-    assert (told.verdict, told.message, told.evicts) == (name, message, evicts)
-    assert (told.need_bytes, told.load_s, told.loads) == (17, 4.5, 2)
-    assert (told.placement is None) == (name in {"loaded", "refuse"})
