@@ -26,6 +26,8 @@ class Footprint:
 
     device_id: str
     pids: frozenset[int]
+    is_named: bool = False
+    """Whether the driver told these pids; in a container it may tell others for them."""
     names: Mapping[int, str] = field(default_factory=dict)
     held_bytes: int = 0
     """What has to come back."""
@@ -57,6 +59,9 @@ def missing(footprint: Footprint, reading: Reading, promised_bytes: int = 0) -> 
     now = {pid: used for pid, used in reading.used_by_pid.items() if pid not in footprint.pids}
     grown = sum(max(used - footprint.others.get(pid, 0), 0) for pid, used in now.items())
     shrunk = sum(max(used - now.get(pid, 0), 0) for pid, used in footprint.others.items())
+    if not footprint.is_named:
+        # The engine itself may be among them.
+        shrunk = 0
     expected = footprint.available_bytes + footprint.held_bytes + shrunk - grown - promised_bytes
     tolerance = max(_TOLERANCE_BYTES, int(footprint.held_bytes * _TOLERANCE_RATIO))
     short = expected - reading.available_bytes
@@ -188,6 +193,7 @@ def _updated(
         seen=Footprint(
             device_id=reading.id,
             pids=named,
+            is_named=bool(named),
             names={**trace.seen.names, **names},
             held_bytes=held,
             available_bytes=reading.available_bytes if named else min(recent, default=None),

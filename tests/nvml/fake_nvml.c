@@ -15,6 +15,7 @@
  *   nvlink A B              both are linked directly
  *   xid NUMBER GPU CODE     an event; waiting sets get those with a larger NUMBER than before
  *   hidden 1                processes are not told, their memory counts
+ *   shift NUMBER            processes are told by pids that are so much larger, as in a container
  *   keeps SECONDS           a dead process holds its memory so long (-1: for ever)
  *
  * Engines add themselves: $FAKE_NVML/processes/GPU.PID holds a number of MiB. One whose process
@@ -58,7 +59,7 @@ typedef struct {
 typedef struct {
     char driver[64];
     long session;
-    int gpus, hidden, fails, hangs, topologies, links, xids;
+    int gpus, hidden, shift, fails, hangs, topologies, links, xids;
     double keeps;
     Gpu gpu[MAX_GPUS];
     struct { char call[64]; int code, gpu; } fail[MAX_RULES];
@@ -124,6 +125,7 @@ static void read_statement(char *line) {
     if (sscanf(line, "driver %63s", state.driver) == 1) return;
     if (sscanf(line, "session %ld", &state.session) == 1) return;
     if (sscanf(line, "hidden %d", &state.hidden) == 1) return;
+    if (sscanf(line, "shift %d", &state.shift) == 1) return;
     if (sscanf(line, "keeps %lf", &state.keeps) == 1) return;
     if (sscanf(line, "hang %63s", a) == 1 && state.hangs < MAX_RULES) {
         strcpy(state.hang[state.hangs++], a);
@@ -361,7 +363,7 @@ EXPORT int nvmlDeviceGetComputeRunningProcesses_v3(Device device, unsigned *coun
     if (!there) RETURN(OK);
     if (room < there || !into) RETURN(INSUFFICIENT_SIZE);
     for (unsigned i = 0; i < there; i++) {
-        into[i].pid = GPU(device).process[i].pid;
+        into[i].pid = GPU(device).process[i].pid + (unsigned)state.shift;
         into[i].bytes = GPU(device).process[i].bytes;
         into[i].gi = into[i].ci = 0xFFFFFFFF;
     }

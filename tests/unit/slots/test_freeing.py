@@ -66,10 +66,15 @@ def test_what_others_took_meanwhile_is_not_missing() -> None:
 
 
 def test_what_others_gave_back_meanwhile_hides_nothing() -> None:
-    of_engine = footprint(4 * GIB, 10 * GIB, others={OTHER: 4 * GIB})
+    of_engine = footprint(4 * GIB, 10 * GIB, is_named=True, others={OTHER: 4 * GIB})
     left = missing(of_engine, reading(14 * GIB))
     assert left is not None
     assert left.held_bytes == 4 * GIB
+
+
+def test_an_engine_that_is_told_by_a_strange_pid_is_not_waited_for_twice() -> None:
+    of_engine = footprint(4 * GIB, 10 * GIB, others={70_070: 4 * GIB})
+    assert missing(of_engine, reading(14 * GIB)) is None
 
 
 def test_an_engine_that_starts_meanwhile_may_take_what_it_was_promised() -> None:
