@@ -14,8 +14,8 @@ _RECENT = 8
 # A measurement so far above all others does not count once there are enough of them.
 _OUTLIER = 1.2
 _ENOUGH = 3
-# Less than this share of what was estimated is no engine that holds all it needs: one that was
-# forked shares most of its memory with its launcher, and may not do so the next time.
+# Less than this share of what was estimated is no engine that holds all it needs: pages that were
+# not touched yet, or are shared with others for now.
 _LEAST_PLAUSIBLE = 0.5
 # What a measurement may be off by: allocators keep blocks, shared pages are counted by halves.
 _SINGLE_MARGIN = 0.05

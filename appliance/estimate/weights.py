@@ -24,13 +24,28 @@ _MXFP4_CPU_STEPS = (32, 32)
 
 
 def weight_bytes(facts: ModelFacts, options: EngineOptions, kind: DeviceKind) -> int:
-    """Parameters and the table of positions on the fullest rank."""
+    """Parameters and the table of positions on the fullest rank.
+
+    Of the stages of a pipeline the first has the embedding, the last one the output matrix.
+    """
     if not facts.tensors:
         return _by_number_format(facts, options)
-    layers = sum(_rank_bytes(group, facts, options, kind) for group in facts.tensors
-                 if group.in_layers)  # fmt: skip
-    stage = -(-facts.layers // options.pp_size) / max(facts.layers, 1)
-    return int(layers * stage) + _outside(facts, options, kind) + _positions(facts, options)
+    layers = embedding = head = other = 0
+    for group in facts.tensors:
+        size = _rank_bytes(group, facts, options, kind)
+        if group.in_layers:
+            layers += size
+        elif group.part is Part.EMBEDDING:
+            embedding += size
+        elif group.part is Part.HEAD:
+            head += size
+        else:
+            other += size
+    positions = facts.rotary_elements * (dtype_bytes(options.dtype) or 2)
+    if options.pp_size == 1:
+        return layers + embedding + head + other + positions
+    stage = layers * -(-facts.layers // options.pp_size) // max(facts.layers, 1)
+    return stage + max(embedding + other, head or embedding) + positions
 
 
 def _by_number_format(facts: ModelFacts, options: EngineOptions) -> int:
@@ -40,26 +55,6 @@ def _by_number_format(facts: ModelFacts, options: EngineOptions) -> int:
     if loaded and stored:
         weights = weights * loaded // stored
     return weights // (options.tp_size * options.pp_size)
-
-
-def _outside(facts: ModelFacts, options: EngineOptions, kind: DeviceKind) -> int:
-    """What is in no layer: the first stage has the embedding, the last one the output matrix."""
-    sizes = {
-        part: sum(
-            _rank_bytes(group, facts, options, kind)
-            for group in facts.tensors
-            if group.part is part and not group.in_layers
-        )
-        for part in Part
-    }
-    if options.pp_size == 1:
-        return sum(sizes.values())
-    head = sizes.pop(Part.HEAD) or sizes[Part.EMBEDDING]
-    return max(sum(sizes.values()), head)
-
-
-def _positions(facts: ModelFacts, options: EngineOptions) -> int:
-    return facts.rotary_elements * (dtype_bytes(options.dtype) or 2)
 
 
 def _rank_bytes(

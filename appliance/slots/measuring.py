@@ -51,7 +51,6 @@ async def measure_load(running: Running, monitor: DeviceMonitor) -> LoadRecord:
             spec.device_kind,
             ram_bytes=memory_bytes,
             ranks=len(supervisor.placement.shares),
-            kv_cache_bytes=spec.kv_cache_bytes,
             on_devices=on_devices,
         ),
         kv_cache_bytes=spec.kv_cache_bytes,
@@ -65,17 +64,16 @@ def fullest_rank_bytes(
     *,
     ram_bytes: int,
     ranks: int,
-    kv_cache_bytes: int,
     on_devices: Sequence[int],
 ) -> int:
     """Memory of one rank with its whole KV cache; 0 if it could not be measured.
 
-    A GPU's driver counts what is allocated. In RAM pages count once they are touched, and those
-    of the KV cache are not before requests come: the whole budget is added. Ranks are alike.
+    In RAM a page counts once it is touched; CPU engines clear their KV cache before they are ready
+    (vLLM 0.32). One that does not seems to hold too little, and is not believed.
     """
     if kind is DeviceKind.GPU:
         return max(on_devices, default=0)
-    return ram_bytes // ranks + kv_cache_bytes if ram_bytes else 0
+    return ram_bytes // ranks
 
 
 def estimate_of(known: KnownModel, history: LoadHistory, monitor: DeviceMonitor) -> Estimate:

@@ -17,21 +17,18 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("kind", "ram", "ranks", "on_devices", "expected"),
     [
-        # The driver counts the KV cache, RAM does not before it is used.
         (DeviceKind.GPU, 999, 2, [500, 510], 510),
         (DeviceKind.GPU, 999, 1, [0], 0),
         (DeviceKind.GPU, 999, 1, [], 0),
-        (DeviceKind.CPU, 1000, 1, [], 1100),
-        (DeviceKind.SIMULATED, 1000, 2, [0, 0], 600),
+        (DeviceKind.CPU, 1000, 1, [], 1000),
+        (DeviceKind.SIMULATED, 1000, 2, [0, 0], 500),
         (DeviceKind.CPU, 0, 1, [], 0),
     ],
 )
 def test_memory_of_a_rank(
     kind: DeviceKind, ram: int, ranks: int, on_devices: list[int], expected: int
 ) -> None:
-    taken = fullest_rank_bytes(
-        kind, ram_bytes=ram, ranks=ranks, kv_cache_bytes=100, on_devices=on_devices
-    )
+    taken = fullest_rank_bytes(kind, ram_bytes=ram, ranks=ranks, on_devices=on_devices)
     assert taken == expected
 
 
