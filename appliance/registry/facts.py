@@ -1,6 +1,7 @@
 """What a checkpoint's own files say about a model."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from appliance.registry.facts_tensors import (
     weight_files,
 )
 
+logger = logging.getLogger(__name__)
+
+_MOST_LAYERS = 10_000
 _EMBEDDING_ARCHITECTURES = (
     "BertModel", "DistilBertModel", "MPNetModel", "NomicBertModel", "RobertaModel",
     "XLMRobertaModel", "ModernBertModel", "GteModel",
@@ -107,34 +111,55 @@ def _facts(config: dict[str, Any], tensors: list[Tensor] | None) -> ModelFacts:
     """
     text = text_of(config)
     architecture = _architecture(config)
-    if tensors is None:
-        tensors = tensors_from_config(config)
     layers = number(text, "num_hidden_layers", "n_layer")
     heads = number(text, "num_attention_heads", "n_head") or 1
-    hidden = number(text, "hidden_size", "n_embd")
-    head_size = number(text, "head_dim", "attention_head_dim") or hidden // heads
-    return ModelFacts(
+    head_size = number(text, "head_dim", "attention_head_dim")
+    facts = ModelFacts(
         architecture=architecture,
         task=Task.EMBED if architecture in _EMBEDDING_ARCHITECTURES else Task.GENERATE,
         max_context=_positions(text),
-        weights_bytes=stored_bytes(tensors or []),
+        weights_bytes=0,
         layers=layers,
         heads=heads,
         kv_heads=kv_head_count(text, heads),
-        head_size=head_size,
+        head_size=head_size or number(text, "hidden_size", "n_embd") // heads,
         vocabulary=int(text.get("vocab_size", 0)),
         dtype=str(text.get("dtype") or text.get("torch_dtype") or "float32"),
         has_chat_template=False,
         kv=kv_layout(text, layers),
-        hidden=hidden,
+    )
+    try:
+        return _with_dimensions(facts, config, text, tensors)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # vLLM may know what to make of them; the estimate goes by the size of the files then.
+        logger.warning("facts.dimensions_unknown architecture=%s error=%s", architecture, error)
+        return facts
+
+
+def _with_dimensions(
+    facts: ModelFacts,
+    config: dict[str, Any],
+    text: dict[str, Any],
+    tensors: list[Tensor] | None,
+) -> ModelFacts:
+    """What only the estimate needs."""
+    layers = facts.layers
+    if layers > _MOST_LAYERS:
+        raise ValueError(f"{layers} layers")
+    if tensors is None:
+        tensors = tensors_from_config(config) or []
+    return msgspec.structs.replace(
+        facts,
+        weights_bytes=stored_bytes(tensors),
+        hidden=number(text, "hidden_size", "n_embd"),
         mlp_sizes=_mlp_sizes(text, layers),
         active_experts=number(text, "num_experts_per_tok", "experts_per_token"),
         state_heads=_state_heads(text),
-        rotary_elements=_rotary_elements(text, head_size),
+        rotary_elements=_rotary_elements(text, facts.head_size),
         quantization=read_quantization(
             config.get("quantization_config") or text.get("quantization_config")
         ),
-        tensors=tuple(group_tensors(tensors or [], layers=layers, is_tied=is_tied(text))),
+        tensors=tuple(group_tensors(tensors, layers=layers, is_tied=is_tied(text))),
     )
 
 

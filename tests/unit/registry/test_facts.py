@@ -260,3 +260,22 @@ def test_config_that_is_no_object(tmp_path: Path, text: bytes) -> None:
     checkpoint(tmp_path)
     (tmp_path / "config.json").write_bytes(text)
     assert "config.json" in refusal(tmp_path).message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"intermediate_size": "wide"},
+        {"num_experts": {"a": 1}},
+        {"num_experts": 4, "mlp_only_layers": 7, "decoder_sparse_step": 1},
+        {"quantization_config": {"quant_method": "awq", "bits": "four"}},
+        {"num_hidden_layers": 10**9},
+        {"vision_config": {"hidden_size": "x"}},
+    ],
+)
+def test_dimensions_that_only_the_estimate_needs_refuse_no_model(
+    tmp_path: Path, change: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    facts = read_facts(checkpoint(tmp_path, {**SMOLLM2, **change}))
+    assert (facts.tensors, facts.weights_bytes) == ((), 100)
+    assert "facts.dimensions_unknown" in caplog.text
