@@ -292,6 +292,7 @@ class SlotBoard:
             placement=running.supervisor.placement if running and is_up else None,
             load_s=self._history.median_load_s(model),
             loads=len(self._history.of_model(model)),
+            is_asleep=running is not None and running.is_asleep,
         )
 
     def expected_wait_s(self, slot: Slot) -> float | None:

@@ -25,12 +25,15 @@ def verdict(
     placement: Placement | None,
     load_s: float | None,
     loads: int,
+    is_asleep: bool = False,
 ) -> PlanVerdict:
-    """What a load would do; `decision` is None for a model that is up already.
+    """What a load would do; `decision` is None for a model that is up already, or asleep.
 
     `wanted` is the estimate for as many devices as were decided on.
     """
     told = _told(decision, wanted, model)
+    if is_asleep:
+        told = "loaded", f"{model} is asleep."
     if placement is None and decision is not None and not isinstance(decision, Refuse):
         placement = placement_of(decision.devices, wanted)
     residents: Sequence[Resident] = ()

@@ -23,10 +23,9 @@ TIGHT = f'[[devices.simulated]]\nmemory = "800MiB"\n{LIMITS}'
 
 
 def add(server: ServerProcess, make_model: MakeModel, name: str, **behaviour: Any) -> Path:
-    settings = {
-        each: behaviour.pop(each) for each in ("sleep", "idle_timeout_s") if each in behaviour
-    }
-    path = make_model(name, weights_bytes=WEIGHTS, kv_bytes=KV_CACHE, load_s=0.0, **behaviour)
+    settings = {each: behaviour.pop(each) for each in ("sleep", "tp_size") if each in behaviour}
+    behaviour = {"weights_bytes": WEIGHTS, "kv_bytes": KV_CACHE, "load_s": 0.0, **behaviour}
+    path = make_model(name, **behaviour)
     with (path / "model.safetensors").open("ab") as file:
         file.truncate(WEIGHTS)
     server.add_model(
@@ -107,6 +106,22 @@ def test_two_models_that_do_not_fit_together_sleep_for_each_other(
     assert server.model("a")["state"] == "asleep"
     swaps = wait_until(lambda: len(recorder.of("swap")) >= 5 and recorder.of("swap"))
     assert [swap["model"] for swap in swaps] == ["b", "a", "b", "a", "b"]
+
+
+def test_an_engine_over_two_devices_sleeps_on_both(
+    make_server: MakeServer, make_model: MakeModel
+) -> None:
+    device = '[[devices.simulated]]\nmemory = "1GiB"\n'
+    server = make_server(f"{device * 2}{LIMITS}")
+    path = add(server, make_model, "a", tp_size=2, kv_bytes=2 * KV_CACHE)
+    assert ask(server, "a") == "xxx"
+    assert server.admin("POST", "/models/a/sleep").status_code == 202
+    state_is(server, "a", "asleep")
+    for each in server.state()["devices"]:
+        assert 0 < each["reserved_bytes"] < KV_CACHE
+    assert ask(server, "a") == "xxx"
+    assert starts_of(path) == 1
+    assert server.model("a")["sleep"][0]["freed_bytes"] >= 0.9 * (WEIGHTS + 2 * KV_CACHE)
 
 
 def test_what_stays_of_sleeping_models_makes_room_first(
@@ -274,6 +289,7 @@ def test_people_put_models_to_sleep_and_wake_them(
     assert server.admin("POST", "/models/a/sleep?level=2").status_code == 202
     state_is(server, "a", "asleep")
     assert server.model("a")["sleep_level"] == 2
+    assert server.admin("POST", "/models/a/plan").json()["message"] == "a is asleep."
     assert server.admin("POST", "/models/a/wake").status_code == 202
     state_is(server, "a", "ready")
     server.admin("POST", "/models/a/sleep")
