@@ -106,9 +106,9 @@ class _Pass:
             return
         self._check_id(request, number)
         self._inputs += request.inputs
-        if self._errors:
-            return
-        self._index.add(offset, len(line), self._number_of(request.model, number))
+        model_number = self._number_of(request.model, number)
+        if not self._errors:
+            self._index.add(offset, len(line), model_number)
 
     def result(self) -> LineIndex | list[BatchError]:
         """What came of it."""

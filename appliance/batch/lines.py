@@ -86,7 +86,7 @@ def check_line(
         # Strings are only checked for being UTF-8 when they are decoded.
         line.decode()
         parsed = _decode_line(line)
-        _check_depth(line)
+        check_depth(line)
     except (ValueError, RecursionError):
         message = "This line is not parseable as valid JSON."
         return [BatchError(code="invalid_json_line", message=message, line=number)]
@@ -102,7 +102,7 @@ def request_of(line: bytes) -> tuple[str, bytes]:
     return wanted.custom_id, bytes(wanted.body)
 
 
-def _check_depth(line: bytes) -> None:
+def check_depth(line: bytes) -> None:
     """Whoever reads it later has less of the stack left. Raises RecursionError."""
     if line.count(b"[") + line.count(b"{") > _SPARE_DEPTH:
         _decode_raw(b"[" * _SPARE_DEPTH + line + b"]" * _SPARE_DEPTH)

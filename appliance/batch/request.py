@@ -6,6 +6,7 @@ from enum import Enum, auto
 
 import msgspec
 
+from appliance.batch.lines import check_depth
 from appliance.engine.connection import ConnectionLostError
 from appliance.errors import ApplianceError, EngineDiedError, ModelNotFoundError
 from appliance.gateway.errors import (
@@ -23,7 +24,7 @@ _PATHS = {"/v1/classify": "/classify"}
 _CAUSE_S = 5.0
 _NO_JSON = OpenAiError(message="The engine's answer is no JSON.", type="server_error")
 
-_decode_nested = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class Fate(Enum):
@@ -98,6 +99,6 @@ def one_line(answer: bytes) -> bytes:
     """
     answer = answer.strip()
     answer.decode()
-    # Checked as deep as it will stand in a result, and some more.
-    _decode_nested(b"[[[[" + answer + b"]]]]")
+    _decode_raw(answer)
+    check_depth(answer)
     return b" ".join(answer.splitlines()) if b"\n" in answer else answer
