@@ -61,8 +61,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--env", action="append", metavar="NAME=VALUE", help="for the engine")
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Only what was given."""
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given, by their names."""
     given = {
         "context_length": args.context,
         "always_on": args.always_on,
@@ -106,7 +106,7 @@ def _add(args: argparse.Namespace) -> int:
         id=args.name or path.name,
         path=str(path),
         task=Task(args.task) if args.task else None,
-        **_settings(args),
+        **settings_of(args),
     )
     client = client_of(args)
     model = client.post("/admin/v1/models", Model, body)
@@ -121,7 +121,7 @@ def _add(args: argparse.Namespace) -> int:
 
 
 def _set(args: argparse.Namespace) -> int:
-    changes = _settings(args)
+    changes = settings_of(args)
     if not changes:
         raise ValueError("nothing to change: `appliance set --help` lists the settings")
     client = client_of(args)

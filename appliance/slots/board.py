@@ -31,11 +31,10 @@ from appliance.slots.plans import (
     PlanRequest,
     Refuse,
     Resident,
-    Variant,
     Wait,
 )
 from appliance.slots.rates import RequestRate
-from appliance.slots.requests import changes, plan_request, usual_tp_size
+from appliance.slots.requests import Changes, plan_request, usual_tp_size
 from appliance.slots.sleep_history import SleepHistory
 from appliance.slots.slot import Priority, Running, Slot
 from appliance.slots.verdict import verdict
@@ -72,8 +71,7 @@ class SlotBoard:
         self.wake = asyncio.Event()
         """Set whenever a decision may have changed."""
         self.rate = RequestRate()
-        self._changes: dict[str, tuple[KnownModel, int, tuple[Variant, ...]]] = {}
-        """Of models that were to be placed, with their settings and how many devices there were."""
+        self._changes: dict[str, Changes] = {}
 
     def slot(self, model: str) -> Slot:
         """The slot of a known model. Raises ModelNotFoundError."""
@@ -251,18 +249,17 @@ class SlotBoard:
 
     def _request(self, known: KnownModel) -> PlanRequest:
         rooms = self.rooms()
-        return plan_request(known, rooms, self.estimate, self._changes_of(known, rooms))
+        return plan_request(known, rooms, self.estimate, self._changes_of(known, len(rooms)))
 
-    def _changes_of(self, known: KnownModel, rooms: list[DeviceRoom]) -> tuple[Variant, ...]:
-        """Worked out once for the same settings and devices: that takes milliseconds."""
+    def _changes_of(self, known: KnownModel, devices: int) -> Changes:
+        """Kept as long as neither the model's settings nor the devices change."""
+        where = (devices, self._monitor.kind, self._monitor.smallest_device_bytes)
         kept = self._changes.get(known.id)
-        if kept is None or kept[0] is not known or kept[1] != len(rooms):
-            bytes_each = self._monitor.smallest_device_bytes
+        if kept is None or not kept.is_for(known, *where):
             for gone in self._changes.keys() - self._slots.keys():
                 del self._changes[gone]
-            found = changes(known, rooms, self._monitor.kind, bytes_each)
-            kept = self._changes[known.id] = (known, len(rooms), found)
-        return kept[2]
+            kept = self._changes[known.id] = Changes(known, *where)
+        return kept
 
     def _switch_s(self, known: KnownModel) -> float:
         """To load it: as earlier, else by its size."""

@@ -1,6 +1,6 @@
 """What the planner is asked and what it answers: plain data."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -94,8 +94,8 @@ class PlanRequest:
     """Those it may not use."""
     is_exclusive: bool = False
     """Shares its devices with nobody."""
-    variants: tuple[Variant, ...] = ()
-    """What could be suggested where it does not fit; of each kind the best first."""
+    variants: Iterable[Variant] = ()
+    """What could be suggested, of each kind the best first; read only where it does not fit."""
 
     def allows(self, room: DeviceRoom) -> bool:
         """Whether the model's settings let it use the device."""

@@ -117,10 +117,7 @@ def _message(
     fewest = min((option.tp_size for option in request.options), default=1)
     if len(have) < fewest:
         return f"{model} is to be split over {fewest} devices; {len(have)} can be used."
-    parts = [_have_text(each) for each in have[:_MOST_LISTED]]
-    if len(have) > _MOST_LISTED:
-        most = max(each.most_bytes for each in have[_MOST_LISTED:])
-        parts.append(f"{len(have) - _MOST_LISTED} more with {format_size(max(most, 0))} at most")
+    parts = _have_texts(have)
     alone = " It shares its devices with nobody." if request.is_exclusive else ""
     return f"{model} needs {_need_text(request.options)}; {', '.join(parts)}.{alone}" + _held_text(
         holders
@@ -136,12 +133,27 @@ def _need_text(options: Sequence[Option]) -> str:
     return " or ".join(ways)
 
 
-def _have_text(have: Have) -> str:
-    total, free = format_size(have.device.total_bytes), max(have.device.free_bytes, 0)
-    text = f"device {have.device.index}: {format_size(free)} free of {total}"
-    if have.most_bytes <= free:
-        return text
-    return f"{text} ({format_size(have.most_bytes)} once others are unloaded)"
+def _have_texts(have: Sequence[Have]) -> list[str]:
+    """Devices that have the same together; no more than people read."""
+    alike: dict[str, list[int]] = {}
+    for each in have:
+        free, total = max(each.device.free_bytes, 0), each.device.total_bytes
+        text = f"{format_size(free)} free of {format_size(total)}"
+        if each.most_bytes > free:
+            text += f" ({format_size(each.most_bytes)} once others are unloaded)"
+        alike.setdefault(text, []).append(each.device.index)
+    texts = [f"{_devices(indices)}: {text}" for text, indices in alike.items()]
+    shown = list(alike.values())[:_MOST_LISTED]
+    more = len(have) - sum(len(indices) for indices in shown)
+    return [*texts[:_MOST_LISTED], f"and {more} more"] if more else texts
+
+
+def _devices(indices: Sequence[int]) -> str:
+    if len(indices) == 1:
+        return f"device {indices[0]}"
+    if len(indices) > 2 and indices[-1] - indices[0] == len(indices) - 1:
+        return f"devices {indices[0]} to {indices[-1]}"
+    return f"devices {', '.join(str(index) for index in indices)}"
 
 
 def _held_text(holders: Sequence[Holder]) -> str:

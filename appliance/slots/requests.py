@@ -1,7 +1,8 @@
 """What the planner is asked for a model: how to split it, where it may go, what could change."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from appliance.estimate.estimator import Estimate
 from appliance.estimate.variants import Variant as EstimateVariant
@@ -19,7 +20,7 @@ def plan_request(
     known: KnownModel,
     rooms: Sequence[DeviceRoom],
     estimate_of: EstimateOf,
-    variants: tuple[Variant, ...] = (),
+    variants: Iterable[Variant] = (),
 ) -> PlanRequest:
     """The model's settings as the planner reads them; its facts are known."""
     settings = known.settings
@@ -54,27 +55,48 @@ def usual_tp_size(request: PlanRequest, rooms: Sequence[DeviceRoom]) -> int:
     return max((option.tp_size for option in request.options), default=1)
 
 
-def changes(
-    known: KnownModel, rooms: Sequence[DeviceRoom], kind: DeviceKind, device_bytes: int | None
-) -> tuple[Variant, ...]:
-    """Settings with which it needs less, best first of each kind. It takes milliseconds."""
-    if known.facts is None:
-        return ()
-    found: dict[str, list[EstimateVariant]] = {}
-    is_open = known.settings.tp_size == "auto"
-    for size in tp_sizes(known, len(rooms)):
-        for each in variants(
-            known.facts,
-            known.split_over(size).settings,
-            known.context_length,
-            name=known.id,
-            kind=kind,
-            devices=len(rooms),
-            device_bytes=device_bytes,
-            tp_sizes=() if is_open else None,
-        ):
-            found.setdefault(each.command, []).append(each)
-    return tuple(_variant(ways) for ways in found.values())
+class Changes:
+    """Settings with which a model needs less, the best first; worked out when they are read.
+
+    That takes up to a tenth of a second, and only refusals tell about them.
+    """
+
+    def __init__(
+        self, known: KnownModel, devices: int, kind: DeviceKind, device_bytes: int | None
+    ) -> None:
+        self.known = known
+        self._where = (devices, kind, device_bytes)
+
+    def is_for(
+        self, known: KnownModel, devices: int, kind: DeviceKind, device_bytes: int | None
+    ) -> bool:
+        """Whether it still holds."""
+        return self.known is known and self._where == (devices, kind, device_bytes)
+
+    def __iter__(self) -> Iterator[Variant]:
+        return iter(self._found)
+
+    @cached_property
+    def _found(self) -> list[Variant]:
+        facts = self.known.facts
+        if facts is None:
+            return []
+        devices, kind, device_bytes = self._where
+        is_open = self.known.settings.tp_size == "auto"
+        found: dict[str, list[EstimateVariant]] = {}
+        for size in tp_sizes(self.known, devices):
+            for each in variants(
+                facts,
+                self.known.split_over(size).settings,
+                self.known.context_length,
+                name=self.known.id,
+                kind=kind,
+                devices=devices,
+                device_bytes=device_bytes,
+                tp_sizes=() if is_open else None,
+            ):
+                found.setdefault(each.command, []).append(each)
+        return [_variant(ways) for ways in found.values()]
 
 
 def _variant(ways: Sequence[EstimateVariant]) -> Variant:
