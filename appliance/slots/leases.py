@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from appliance.engine.command import has_priorities
 from appliance.engine.connection import EngineConnections
 from appliance.errors import (
     ApplianceError,
@@ -37,6 +38,12 @@ class Lease:
     def connections(self) -> EngineConnections:
         """The way to the engine."""
         return self.running.supervisor.connections
+
+    @property
+    def has_priorities(self) -> bool:
+        """Whether a request may say that others go first."""
+        supervisor = self.running.supervisor
+        return has_priorities(supervisor.spec.settings, supervisor.environment)
 
     @property
     def failure(self) -> Failure | None:

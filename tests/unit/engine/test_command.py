@@ -233,3 +233,15 @@ def test_sleep_mode_is_turned_on_where_it_is_and_wanted(
     assert ("--enable-sleep-mode" in build_argv(wanted, build)) is expected
     # Its endpoints would answer otherwise too, but open more than that.
     assert ("VLLM_SERVER_DEV_MODE" in build_env(wanted, build, {})) is expected
+
+
+def test_people_go_first_where_the_engine_can_tell_them_from_batches() -> None:
+    build = environment([*OPTIONAL, "--scheduling-policy"])
+    argv = build_argv(spec(), build)
+    assert argv[argv.index("--scheduling-policy") + 1] == "priority"
+    assert "--scheduling-policy" not in build_argv(spec(), environment(OPTIONAL))
+    # Embeddings take no time in which others would wait.
+    assert "--scheduling-policy" not in build_argv(spec(task=Task.EMBED), build)
+    own = build_argv(spec(extra_args=["--scheduling-policy", "fcfs"]), build)
+    assert own.count("--scheduling-policy") == 1
+    assert "priority" not in own
