@@ -1,6 +1,7 @@
 """Device readings off the event loop, with a limit: a broken driver may never answer."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from appliance.gpu.nvml_reader import NvmlReader
 from appliance.gpu.reading import Reading
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 _CLOSE_S = 5.0
 
@@ -53,6 +56,11 @@ class BackgroundReader:
                 return await asyncio.shield(self._asked)
         except TimeoutError:
             raise DriverHangsError(self._limit_s) from None
+        except DeviceError:
+            raise
+        except Exception as error:
+            logger.exception("devices.read_failed")
+            raise DeviceError(f"The devices cannot be read: {error}.") from error
 
     async def close(self) -> None:
         """Give the source back, unless the driver hangs."""

@@ -287,14 +287,31 @@ def _instances(whole: Any) -> list[Any]:
 def _processes(handle: Any) -> dict[int, int]:
     """Device memory of each process; a process without a figure counts 0."""
     used: dict[int, int] = {}
-    for query in (
-        pynvml.nvmlDeviceGetComputeRunningProcesses,
-        pynvml.nvmlDeviceGetGraphicsRunningProcesses,
-    ):
-        for process in _optional(lambda query=query: query(handle)) or []:  # type: ignore[misc]
+    for query, older in _PROCESS_QUERIES:
+        for process in _first_known(query, older, handle) or []:
             # A process that computes and draws is told twice, with all its memory each time.
             used[process.pid] = max(used.get(process.pid, 0), int(process.usedGpuMemory or 0))
     return used
+
+
+# The second ones are for drivers before branch 510.
+_PROCESS_QUERIES = (
+    (
+        pynvml.nvmlDeviceGetComputeRunningProcesses_v3,
+        pynvml.nvmlDeviceGetComputeRunningProcesses_v2,
+    ),
+    (
+        pynvml.nvmlDeviceGetGraphicsRunningProcesses_v3,
+        pynvml.nvmlDeviceGetGraphicsRunningProcesses_v2,
+    ),
+)
+
+
+def _first_known(query: Callable[[Any], Any], older: Callable[[Any], Any], handle: Any) -> Any:
+    try:
+        return _ask(lambda: query(handle))
+    except NvmlError as error:
+        return _optional(lambda: older(handle)) if error.fault is Fault.UNSUPPORTED else None
 
 
 def _recovery_action(whole: Any) -> int | None:

@@ -70,6 +70,8 @@ class NvmlReader:
         self._listed = _Listed()
         self._listed_at = float("-inf")
         self._last: dict[str, Reading] = {}
+        self._seen: dict[str, Gpu] = {}
+        """All that were ever listed, as they were then."""
         self._fault = HEALTHY
         self._pause_s = _FIRST_PAUSE_S
         self._try_at = float("-inf")
@@ -133,6 +135,9 @@ class NvmlReader:
             self._session = NvmlSession()
         except NvmlError as error:
             self._fault = _of_driver(error)
+            if error.fault is Fault.DRIVER_MISSING:
+                # When it is loaded again, all GPUs have been reset.
+                self._xids = XidLog()
         self._wait(now)
 
     def _lose(self, fault: Condition, now: float) -> None:
@@ -202,9 +207,9 @@ class NvmlReader:
         """An instance that was removed is no loss, nor is a GPU that was divided."""
         wholes = {gpu.whole_uuid for gpu in gpus}
         for uuid in set(self._last) - {gpu.uuid for gpu in gpus}:
-            last = self._last[uuid]
-            if last.is_partition or uuid in wholes or uuid.startswith(_NAMELESS):
+            if uuid.startswith(_NAMELESS) or self._seen[uuid].whole_uuid in wholes:
                 self._last.pop(uuid)
+        self._seen |= {gpu.uuid: gpu for gpu in gpus}
 
     def _numa_node(self, session: NvmlSession, gpu: Gpu) -> int | None:
         """NVML's may be one without processors, where the memory of a GPU is a node of its own."""
@@ -271,11 +276,14 @@ class NvmlReader:
 
     def _note_missing(self) -> None:
         """GPUs that are not listed any more, and those that never told who they are."""
-        for uuid in set(self._last) - {gpu.uuid for gpu in self._listed.gpus}:
-            self._xids.forget(uuid)
-            self._last[uuid] = _unread(self._last[uuid], condition.gpu_lost())
-        known = {reading.index for reading in self._last.values()}
-        for index, error in self._listed.listing.broken:
+        listing = self._listed.listing
+        named = {uuid for uuid in self._last if not uuid.startswith(_NAMELESS)}
+        for uuid in named - {gpu.uuid for gpu in listing.gpus}:
+            self._xids.forget(self._seen[uuid].whole_uuid)
+            why = condition.no_permission() if listing.denied else condition.gpu_lost()
+            self._last[uuid] = _unread(self._last[uuid], why)
+        known = {self._seen[uuid].index for uuid in named}
+        for index, error in listing.broken:
             if index not in known:
                 name = f"{_NAMELESS}{index}"
                 self._last[name] = _unread(_unseen(name, index), _of_gpu(error, str(index)))

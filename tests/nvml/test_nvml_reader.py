@@ -9,7 +9,7 @@ import pytest
 from appliance.protocol.devices import Link
 from tests.nvml.fake_nvml import FakeGpu, FakeNvml, ReaderProcess, build_library, mib
 
-UNKNOWN, NO_PERMISSION, NOT_LOADED, LOST, RESET = 999, 4, 9, 15, 16
+UNKNOWN, UNKNOWN_FUNCTION, NO_PERMISSION, NOT_LOADED, RESET = 999, 13, 4, 9, 16
 
 
 def causes(readings: list[dict[str, Any]]) -> list[str | None]:
@@ -44,6 +44,15 @@ def test_a_process_that_cannot_be_seen_from_here_has_no_name(
     (reading, *_) = reader.read()
     assert list(reading["used_by_pid"].values()) == [mib(100)]
     assert reading["process_names"] == {}
+
+
+def test_a_driver_that_lacks_a_question_is_asked_the_others(
+    nvml: FakeNvml, reader: ReaderProcess
+) -> None:
+    nvml.write(f"fail nvmlDeviceGetComputeRunningProcesses_v3 {UNKNOWN_FUNCTION}")
+    readings = reader.read()
+    assert causes(readings) == [None, None, None]
+    assert readings[0]["used_by_pid"] == {}
 
 
 def test_a_lost_gpu_is_quarantined_while_the_others_go_on(
@@ -113,6 +122,7 @@ def test_a_gpu_that_is_broken_from_the_start_is_listed_and_keeps_no_other_away(
     readings = reader.read()
     assert [each["id"] for each in readings] == ["GPU-0", "gpu-1", "GPU-2"]
     assert causes(readings) == [None, "gpu_fails", None]
+    assert causes(reader.read(60)) == [None, "gpu_fails", None]
     nvml.write()
     readings = reader.read(60)
     assert [each["id"] for each in readings] == ["GPU-0", "GPU-1", "GPU-2"]
@@ -253,6 +263,30 @@ def test_mig_instances_are_devices_of_their_own(nvml: FakeNvml, reader: ReaderPr
     nvml.gpus[1].instances.pop()
     nvml.write()
     assert sorted(each["id"] for each in reader.read(60)) == ["GPU-0", "GPU-2", "MIG-a"]
+
+
+def test_instances_are_lost_with_their_gpu(nvml: FakeNvml, reader: ReaderProcess) -> None:
+    nvml.gpus[1].keys = {"mig": 1}
+    nvml.gpus[1].instances = [("MIG-a", 10240, 20)]
+    nvml.write()
+    reader.read()
+    nvml.gpus[1].keys = {"mig": 1, "lost": 1}
+    nvml.write()
+    readings = {each["id"]: each["condition"]["cause"] for each in reader.read(60)}
+    assert readings == {"GPU-0": None, "GPU-2": None, "MIG-a": "gpu_lost"}
+    nvml.gpus[1].keys = {"mig": 1}
+    nvml.write()
+    assert causes(reader.read(60)) == [None, None, None]
+
+
+def test_a_gpu_that_may_not_be_opened_any_more_is_named_so(
+    nvml: FakeNvml, reader: ReaderProcess
+) -> None:
+    reader.read()
+    nvml.write(f"fail nvmlDeviceGetUUID {NO_PERMISSION} 1")
+    assert causes(reader.read(60)) == [None, "no_permission", None]
+    nvml.write()
+    assert causes(reader.read(60)) == [None, None, None]
 
 
 def test_mig_without_instances_is_named_and_goes_with_the_mode(

@@ -62,10 +62,11 @@ async def test_an_answer_that_comes_late_ends_the_fault() -> None:
     await reader.close()
 
 
-async def test_failures_of_the_source_reach_the_caller() -> None:
+@pytest.mark.parametrize("error", [DeviceError("gone"), ValueError("gone")])
+async def test_failures_of_the_source_are_device_errors(error: Exception) -> None:
     class Failing(CpuReader):
         def read(self) -> list[Reading]:
-            raise DeviceError("gone")
+            raise error
 
     reader = BackgroundReader(Failing(None), limit_s=5.0)
     with pytest.raises(DeviceError, match="gone"):
