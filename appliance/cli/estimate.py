@@ -50,8 +50,7 @@ def _estimate(args: argparse.Namespace) -> int:
         print_json(found)
     else:
         _print(found)
-    fits = not found.devices or any(each.fits for each in found.devices)
-    return 0 if fits and found.problem is None else 1
+    return 1 if found.fits is False or found.problem else 0
 
 
 def _ask(client: ServerClient, model: str, request: EstimateRequest) -> EstimateReport:
@@ -162,6 +161,9 @@ def _print(found: EstimateReport) -> None:
         print(f"It cannot be split over {found.tp_size}: {safe(found.problem)}.")
     if found.devices:
         _print_devices(found)
+    large = sum(each.fits for each in found.devices)
+    if found.fits is False and large:
+        print(f"It wants {found.tp_size} devices, and {large} of these would do.")
     if found.remedies:
         print("\nWhat would fit:")
         for each in found.remedies:

@@ -108,7 +108,9 @@ def report(
     wanted = estimate(facts, settings, context, kind, device_bytes=device_bytes)
     wanted = correct(settings, context, wanted)
     split = Split(dtype=options.dtype, kv_dtype=options.kv_dtype, tp_size=options.tp_size)
-    fits = [_fit(each, facts, settings, context, correct) for each in targets]
+    devices = [_fit(each, facts, settings, context, correct) for each in targets]
+    enough = 1 if _are_unlimited(targets) else settings.ranks
+    fits = sum(each.fits for each in devices) >= enough
     return EstimateReport(
         model=name,
         architecture=facts.architecture,
@@ -123,9 +125,15 @@ def report(
         kv_recommended_bytes=budgets.recommended,
         tp_sizes=possible_tp_sizes(facts, _MOST_DEVICES),
         problem=tp_problem(facts, settings.ranks),
-        devices=fits,
-        remedies=_remedies(name, facts, settings, context, targets, fits),
+        fits=fits if targets else None,
+        devices=devices,
+        remedies=[] if fits else _remedies(name, facts, settings, context, targets),
     )
+
+
+def _are_unlimited(targets: Sequence[Target]) -> bool:
+    """Whether it is a size that somebody asks about, of which there may be any number."""
+    return bool(targets) and not targets[0].id
 
 
 def parts_of(wanted: Estimate) -> MemoryParts:
@@ -174,17 +182,15 @@ def _remedies(
     settings: ModelSettings,
     context: int,
     targets: Sequence[Target],
-    fits: Sequence[DeviceFit],
 ) -> list[Remedy]:
     """Of each kind the first that fits, none that does more than another one that fits.
 
     One over several devices wants as many that are large enough.
     """
-    if not targets or any(each.fits for each in fits):
+    if not targets:
         return []
     sizes = sorted((each.total_bytes for each in targets), reverse=True)
-    # Of a size that is asked about there may be any number.
-    devices = _MOST_DEVICES if not targets[0].id else len(targets)
+    devices = _MOST_DEVICES if _are_unlimited(targets) else len(targets)
     found: dict[str, Remedy] = {}
     for variant in variants(
         facts,

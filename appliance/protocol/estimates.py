@@ -84,9 +84,11 @@ class EstimateReport(Wire, frozen=True, kw_only=True):
     """Over how many devices the model can be split, up to eight."""
     problem: str | None = None
     """Why it cannot be split over `tp_size` devices."""
+    fits: bool | None = None
+    """Whether enough of the devices are large enough; None without devices."""
     devices: list[DeviceFit] = []
     remedies: list[Remedy] = []
-    """For the largest device, where the model does not fit it."""
+    """Where it does not fit."""
 
 
 class EstimateRequest(Wire, frozen=True, kw_only=True):

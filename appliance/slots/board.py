@@ -178,15 +178,20 @@ class SlotBoard:
         """Memory per rank, split over so many devices; None: over as many as it usually takes."""
         if known.facts is None:
             return _NOTHING
-        if devices is None and known.settings.tp_size == "auto":
-            rooms = self.rooms()
-            devices = usual_tp_size(plan_request(known, rooms, self.estimate), rooms)
-        known = known if devices is None else known.split_over(devices)
+        known = self._settled(known) if devices is None else known.split_over(devices)
         return estimate_of(known, self._history, self._monitor)
 
     def estimate_report(self, model: str, request: EstimateRequest) -> EstimateReport:
         """The estimate at length. Raises ModelNotFoundError and InvalidRequestError."""
-        return report_on(self._registry.get(model), request, self._history, self._monitor)
+        known = self._settled(self._registry.get(model))
+        return report_on(known, request, self._history, self._monitor)
+
+    def _settled(self, known: KnownModel) -> KnownModel:
+        """Split over as many devices as it usually takes, where the owner leaves that open."""
+        if known.facts is None or known.settings.tp_size != "auto":
+            return known
+        rooms = self.rooms()
+        return known.split_over(usual_tp_size(plan_request(known, rooms, self.estimate), rooms))
 
     def idle_timeout_s(self, known: KnownModel) -> float:
         """Seconds; negative: it stays."""

@@ -70,6 +70,15 @@ def test_need_is_shown_with_where_it_comes_from(server: ServerProcess) -> None:
     assert "(as you have set it)" in appliance(server, "show", "org/estimate").stdout
 
 
+def test_split_that_is_left_open_is_the_one_that_fits(
+    server: ServerProcess, make_model: MakeModel
+) -> None:
+    server.add_model("open", make_model("open"), tp_size="auto")
+    told = server.admin("GET", "/models/open/estimate").json()
+    assert (told["tp_size"], told["fits"]) == (1, True)
+    assert told["rank"]["total_bytes"] == server.model("open")["need_bytes"]
+
+
 def test_command(server: ServerProcess) -> None:
     told = appliance(server, "estimate", "m")
     assert told.returncode == 0, told.stderr

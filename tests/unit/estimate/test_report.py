@@ -4,7 +4,7 @@ from appliance.errors import InvalidRequestError
 from appliance.estimate.estimator import Estimate
 from appliance.estimate.report import Target, changed, report, targets_of
 from appliance.protocol.devices import DeviceKind
-from appliance.protocol.estimates import Basis, EstimateRequest
+from appliance.protocol.estimates import Basis, EstimateReport, EstimateRequest
 from appliance.protocol.models import ModelSettings, Task
 from appliance.units import GIB
 from tests.unit.estimate.test_published_sizes import facts_of
@@ -79,6 +79,20 @@ def test_what_is_asked_about_replaces_the_settings() -> None:
     assert (asked.memory_bytes, asked.kv_cache_bytes) == (None, None)
     with pytest.raises(InvalidRequestError, match="tp_size"):
         changed(own, EstimateRequest(tp_size=0))
+
+
+def test_ranks_want_a_device_each() -> None:
+    two = ModelSettings(path="/m", task=Task.GENERATE, tp_size=2, context_length=2048)
+
+    def ask(*gib: int) -> EstimateReport:
+        targets = [gpu(index, size) for index, size in enumerate(gib)]
+        return report("m", LLAMA, two, targets, kind=DeviceKind.GPU)
+
+    assert ask(16, 16).fits
+    assert not ask(24, 4).fits
+    assert [each.fits for each in ask(24, 4).devices] == [True, False]
+    assert not ask(80).fits
+    assert ask().fits is None
 
 
 def test_split_that_vllm_refuses_is_said() -> None:
