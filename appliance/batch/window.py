@@ -6,10 +6,10 @@ waits there only takes memory, and people wait behind it.
 
 from dataclasses import dataclass
 
-FIRST = 16
+FIRST = 64
 # While people use the engine: enough to go on, too few to be felt.
 _BESIDE_PEOPLE = 1
-_GROWTH = 1.5
+_GROWTH = 2.0
 # Waiting inside the engine that bridges the time until its figures are read again.
 _STOCK_RATIO = 0.25
 _FULL_CACHE_RATIO = 0.95
