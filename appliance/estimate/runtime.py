@@ -14,7 +14,7 @@ from appliance.units import GIB, KIB, MIB
 _CPU_BYTES = int(1.15 * GIB)
 # CUDA context with kernels and the workspaces of cuBLAS; communication buffers of NCCL.
 _CONTEXT_BYTES = 640 * MIB
-_LINK_BYTES = 384 * MIB
+_LINK_BYTES = 1 * GIB
 # Logits in 16 bits and float32, sorted, their 64-bit indices, probabilities, sums, masks.
 _SAMPLER_BYTES_PER_LOGIT = 41
 # vLLM captures sequences x 2, at most 512 tokens, in steps of 8 and 16 (config/vllm.py).
