@@ -1,6 +1,7 @@
 """Which devices go together: close ones, and such that later groups still find room. Pure."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from itertools import combinations
 from math import comb
 
@@ -20,28 +21,34 @@ class Islands:
     """Devices that are linked, for each kind of link, and which of them nobody uses."""
 
     def __init__(self, states: Sequence[DeviceState]) -> None:
-        self._of: list[dict[str, int]] = []
-        """The number of a device's island, for each kind of link and all that are closer."""
-        self._unused: list[dict[int, int]] = []
-        """How many devices of an island nobody uses."""
-        if any(state.room.links for state in states):
-            self._find(states)
+        self._states = states
 
-    def _find(self, states: Sequence[DeviceState]) -> None:
-        near: dict[str, list[tuple[int, str]]] = {state.room.id: [] for state in states}
-        for state in states:
-            device = state.room.id
-            for peer, link in state.room.links.items():
-                if link <= _SAME_NUMA and peer in near:
-                    near[device].append((link, peer))
-                    near[peer].append((link, device))
-        for farthest in range(_SAME_NUMA + 1):
-            islands = _connected(near, farthest)
+    @cached_property
+    def _of(self) -> list[dict[str, int]]:
+        """The number of a device's island, for each kind of link and all that are closer."""
+        if not any(state.room.links for state in self._states):
+            return []
+        known = {state.room.id for state in self._states}
+        near = {
+            state.room.id: [
+                (link, peer)
+                for peer, link in state.room.links.items()
+                if link <= _SAME_NUMA and peer in known
+            ]
+            for state in self._states
+        }
+        return [_connected(near, farthest) for farthest in range(_SAME_NUMA + 1)]
+
+    @cached_property
+    def _unused(self) -> list[dict[int, int]]:
+        """How many devices of an island nobody uses."""
+        counts = []
+        for islands in self._of:
             unused = dict.fromkeys(islands.values(), 0)
-            for state in states:
+            for state in self._states:
                 unused[islands[state.room.id]] += _is_unused(state)
-            self._of.append(islands)
-            self._unused.append(unused)
+            counts.append(unused)
+        return counts
 
     def loss(self, group: Group) -> list[int]:
         """For each close kind of link how much smaller the largest groups become, in devices.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from enum import IntEnum
 
-from appliance.slots.plans import DeviceRoom, PlanRequest, Resident
+from appliance.slots.plans import DeviceRoom, Option, PlanRequest, Resident
 
 
 class Tie(IntEnum):
@@ -73,9 +73,10 @@ class Occupancy:
     def __init__(self, rooms: Sequence[DeviceRoom], residents: Sequence[Resident]) -> None:
         ordered = sorted(rooms, key=lambda room: (room.index, room.id))
         self.states = [DeviceState(room) for room in ordered]
+        self._most: dict[object, tuple[list[int], list[int]]] = {}
         by_id = {state.room.id: state for state in self.states}
         for resident in residents:
-            tie = tie_of(resident)
+            tie = _tie_of(resident)
             spans = len(resident.bytes_by_device) > 1
             is_exclusive = resident.is_exclusive
             for device, size in resident.bytes_by_device.items():
@@ -103,19 +104,32 @@ class Occupancy:
 
         Devices are independent, so a group exists exactly if enough of them can serve.
         """
+        where = (request.devices, request.avoid, request.is_exclusive)
+        most = self._most.get(where)
+        if most is None:
+            most = self._most[where] = self._most_bytes(request)
+        for option in request.options:
+            sizes = most[option.tp_size > 1]
+            if option.tp_size <= len(sizes) and sizes[option.tp_size - 1] >= option.need_bytes:
+                return True
+        return False
+
+    def _most_bytes(self, request: PlanRequest) -> tuple[list[int], list[int]]:
+        """What devices can give, most first: those for one rank, and those for one of several."""
+        single, several = Option(1, 0), Option(2, 0)
         serving = [
             (state.most_bytes(is_exclusive=request.is_exclusive), state.room)
             for state in self.states
             if request.allows(state.room)
         ]
-        for option in request.options:
-            most = sorted((size for size, room in serving if option.allows(room)), reverse=True)
-            if option.tp_size <= len(most) and most[option.tp_size - 1] >= option.need_bytes:
-                return True
-        return False
+        serving.sort(key=lambda each: -each[0])
+        return (
+            [size for size, room in serving if single.allows(room)],
+            [size for size, room in serving if several.allows(room)],
+        )
 
 
-def tie_of(resident: Resident) -> int:
+def _tie_of(resident: Resident) -> int:
     """How hard it is to get it off."""
     if resident.is_leaving:
         return _LEAVING

@@ -8,7 +8,6 @@ leaves room for later groups.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from appliance.slots.groups import Group, Islands, distance
 from appliance.slots.occupancy import DeviceState, Occupancy, Tie
@@ -70,6 +69,7 @@ class _Search:
         allowed = [state for state in occupancy.states if request.allows(state.room)]
         usable = [state for state in allowed if state.room.is_usable]
         self._broken = [state for state in allowed if not state.room.is_usable]
+        self._islands = Islands(occupancy.states)
         self._ties = [
             (
                 option,
@@ -81,10 +81,6 @@ class _Search:
             )
             for option in request.options
         ]
-
-    @cached_property
-    def _islands(self) -> Islands:
-        return Islands(self._occupancy.states)
 
     def place(self) -> Plan | None:
         """Room as it is; where an engine starts, the next one waits."""
@@ -203,6 +199,11 @@ class _Search:
         search = VictimSearch(
             candidates, need_bytes=option.need_bytes, is_exclusive=self._request.is_exclusive
         )
+
+        # Each device of a group costs something: no group costs less than its dearest one.
+        dearest = sorted(search.least_weight((state,)) for state in states)[option.tp_size - 1]
+        if preferred is not None and (False, cost_s(dearest)) >= preferred.cost:
+            return None
 
         def order(state: DeviceState) -> object:
             return (state.room.is_starting, search.least_weight((state,)))

@@ -99,6 +99,8 @@ class PlanRequest:
 
     def allows(self, room: DeviceRoom) -> bool:
         """Whether the model's settings let it use the device."""
+        if not (self.devices or self.avoid):
+            return True
         names = {room.id, str(room.index)}
         return not names & self.avoid and (not self.devices or bool(names & self.devices))
 

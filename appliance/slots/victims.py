@@ -27,7 +27,7 @@ _ROUNDING_BITS = 38
 # On many devices a decision has no time to be exact.
 _FEW_DEVICES = 8
 _STEPS_FOR_FEW = 5000
-_STEPS_FOR_MANY = 400
+_STEPS_FOR_MANY = 250
 _STEPS_OF_A_GROUP = 15
 _STEPS_OF_A_KNAPSACK = 5
 # 2 ** 10 sets of engines that span devices.
@@ -108,6 +108,8 @@ class VictimSearch:
 
     def least_weight(self, group: Group) -> int:
         """No set for this group weighs less; found quickly."""
+        if len(group) == 1:
+            return self._least_on(group[0])
         bounds = [self._least_on(state) for state in group]
         is_apart = sum(state.spans for state in group) <= 1
         return sum(bounds) if is_apart else max(bounds)
@@ -164,6 +166,8 @@ class VictimSearch:
 
     def _required(self, group: Group) -> dict[str, Resident]:
         """Those who have to go, however much is free: for who shares with nobody."""
+        if not self._is_exclusive and all(state.hardest_exclusive <= _LEAVING for state in group):
+            return {}
         return {
             each.engine_id: each
             for state in group
@@ -276,9 +280,9 @@ class _Knapsack:
         size, largest = self._rest[index]
         if size < left or not self._budget.spend():
             return
-        if weight + max(_least_weight(self._items, index, left), -(-left // largest)) >= (
-            self._ceiling
-        ):
+        if weight - (-left // largest) >= self._ceiling:
+            return
+        if weight + _least_weight(self._items, index, left) >= self._ceiling:
             return
         item = self._items[index]
         chosen.append(item)
@@ -288,7 +292,9 @@ class _Knapsack:
 
 
 def _weight(resident: Resident) -> int:
-    cost_s = min(max(resident.cost_s, 0.0), _MOST_COST_S)
+    cost_s = resident.cost_s
+    if not 0.0 <= cost_s <= _MOST_COST_S:
+        cost_s = 0.0 if cost_s < 0.0 else _MOST_COST_S
     if resident.is_pinned:
         cost_s += _PINNED_COST_S
     return int(cost_s * _MICRO) * _COST + 1
@@ -301,7 +307,8 @@ def _least_weight(items: Sequence[_Item], start: int, shortage: int) -> int:
         item = items[index]
         size = item[_SIZE]
         if size >= shortage:
-            weight += min(max(int(item[0] * shortage), 1), item[_WEIGHT])
+            part = int(item[0] * shortage)
+            weight += item[_WEIGHT] if part > item[_WEIGHT] else part or 1
             break
         weight += item[_WEIGHT]
         shortage -= size
