@@ -16,6 +16,8 @@ class Holding:
     device_id: str
     pids: frozenset[int]
     is_starting: bool
+    is_going: bool = False
+    """It was told to end, or has ended, and its memory is not verified back."""
 
 
 def used_by(holding: Holding, reading: Reading) -> int:
@@ -85,6 +87,7 @@ def device_room(
         free_bytes=_free(reading, mine, reserve_bytes, launchers),
         is_usable=reading.problem is None,
         is_starting=any(holding.is_starting for holding in mine),
+        is_freeing=reading.kind is DeviceKind.GPU and any(holding.is_going for holding in mine),
         links=reading.links,
         visible_as=reading.visible_as,
         is_partition=reading.is_partition,

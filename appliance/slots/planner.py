@@ -86,13 +86,19 @@ class _Search:
         """Room as it is; where an engine starts, the next one waits."""
         starting: Group | None = None
         for option, ready in self._serving(Tie.NOTHING):
-            free = [state for state in ready if not state.room.is_starting]
+            free = [
+                state for state in ready if not (state.room.is_starting or state.room.is_freeing)
+            ]
             if len(free) >= option.tp_size:
                 return Place(_rooms(self._roomiest(free, option)))
             if starting is None:
                 starting = self._roomiest(ready, option)
         if starting is None:
             return None
+        freeing = [str(state.room.index) for state in starting if state.room.is_freeing]
+        if freeing:
+            reason = f"waits until device {', '.join(freeing)} has its memory back"
+            return Wait(reason, (), _rooms(starting))
         return Wait("waits until another model has started", (), _rooms(starting))
 
     def wait_for_leaving(self) -> Plan | None:

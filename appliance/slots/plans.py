@@ -17,6 +17,9 @@ class DeviceRoom:
     is_usable: bool = True
     is_starting: bool = False
     """An engine starts on it: no other may start at the same time."""
+    is_freeing: bool = False
+    """Memory of an engine that goes is not back yet: nothing starts there before, since vLLM gives
+    up a start during which free memory grows (0.32: v1/worker/gpu_worker.py)."""
     links: Mapping[str, int] = field(default_factory=dict, hash=False)
     """How close other devices are, by their ids: values of protocol.devices.Link."""
     visible_as: str | None = None

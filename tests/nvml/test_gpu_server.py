@@ -199,6 +199,25 @@ def test_memory_that_comes_back_slowly_is_waited_for(
     assert events.of("alert") == []
 
 
+def test_nothing_starts_beside_memory_that_is_not_back(
+    gpu_server: MakeGpuServer, make_model: MakeModel, nvml: FakeNvml
+) -> None:
+    nvml.write("keeps -1")
+    server = gpu_server("")
+    add(server, make_model, nvml, "a", 4000, 1)
+    add(server, make_model, nvml, "b", 2000, 1)
+    add(server, make_model, nvml, "c", 2000, 2)
+    server.load("a")
+    wait_until(lambda: device(server, 1)["free_bytes"] < mib(20500), 10)
+    unload(server, "a")
+    ask_to_load(server, "b")
+    wait_until(lambda: "has its memory back" in (server.model("b")["waits_for"] or ""), 10)
+    server.load("c")
+    assert server.model("b")["state"] != "ready"
+    nvml.write("keeps 0")
+    wait_until(lambda: is_ready(server, "b"), 20, "b ready")
+
+
 @pytest.mark.parametrize("pids", [SEEN, HIDDEN, OF_THE_HOST])
 def test_memory_that_does_not_come_back_quarantines_its_gpu_only(
     gpu_server: MakeGpuServer, make_model: MakeModel, nvml: FakeNvml, pids: str

@@ -116,6 +116,13 @@ def test_engine_that_starts_marks_its_device() -> None:
     assert not device_room(reading(100, 80), [elsewhere], 0).is_starting
 
 
+def test_engine_that_goes_keeps_others_from_its_gpu_and_from_no_other_device() -> None:
+    going = replace(holding(30), is_going=True)
+    assert device_room(reading(100, 80, DeviceKind.GPU), [going], 0).is_freeing
+    assert not device_room(reading(100, 80, DeviceKind.GPU), [holding(30)], 0).is_freeing
+    assert not device_room(reading(100, None, DeviceKind.SIMULATED), [going], 0).is_freeing
+
+
 def test_device_with_a_problem_is_not_used() -> None:
     assert not device_room(reading(0, 0, problem="lost"), [], 0).is_usable
     view = device_view(reading(0, 0, problem="lost"), [], 0)

@@ -31,6 +31,17 @@ def test_a_group_goes_round_a_mig_instance() -> None:
     assert [room.id for room in placed.devices] == ["GPU-0", "GPU-3"]
 
 
+def test_nothing_starts_on_a_device_whose_memory_is_not_back() -> None:
+    freeing = DeviceRoom(id="a", index=0, total_bytes=20, free_bytes=15, is_freeing=True)
+    waits = plan([freeing], [], wanted())
+    assert isinstance(waits, Wait)
+    assert waits.reason == "waits until device 0 has its memory back"
+    other = DeviceRoom(id="b", index=1, total_bytes=20, free_bytes=20)
+    placed = plan([freeing, other], [], wanted())
+    assert isinstance(placed, Place)
+    assert [room.id for room in placed.devices] == ["b"]
+
+
 def test_devices_that_have_never_answered_are_waited_for() -> None:
     waits = plan([unknown()], [], wanted())
     assert isinstance(waits, Wait)
