@@ -1,19 +1,22 @@
 """The way from the command line to a server: its management socket, or an address and a key."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import httpx
 import msgspec
 
 from appliance.config.paths import find_paths
 from appliance.errors import ApplianceError
+from appliance.protocol.files import File
 
 T = TypeVar("T")
 
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+# The server answers once all of a file is on its disk.
+_UPLOAD_TIMEOUT = httpx.Timeout(300.0, connect=5.0)
 
 
 class _Refusal(msgspec.Struct):
@@ -31,6 +34,10 @@ class ServerError(ApplianceError):
     """The server cannot be reached, or said no."""
 
     code = "server_error"
+
+
+class UnreachableError(ServerError):
+    """No answer; it may come back."""
 
 
 class ServerClient:
@@ -75,7 +82,29 @@ class ServerClient:
         """DELETE."""
         self._send("DELETE", path)
 
-    def events(self, path: str, *, body: Any = None, **query: Any) -> Iterator[bytes]:
+    def upload(self, file: BinaryIO, name: str) -> File:
+        """Upload the input of a batch, a piece at a time."""
+        response = self._send(
+            "POST",
+            "/v1/files",
+            data={"purpose": "batch"},
+            files={"file": (name, file)},
+            timeout=_UPLOAD_TIMEOUT,
+        )
+        return self._decode(response, File)
+
+    def content(self, file_id: str) -> Iterator[bytes]:
+        """The content of a file, a piece at a time."""
+        try:
+            with self._http.stream("GET", f"/v1/files/{file_id}/content") as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise _refused(response)
+                yield from response.iter_bytes()
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def events(self, path: str, *, body: Any = None, **query: Any) -> Generator[bytes, None, None]:
         """The `data:` of a server-sent event stream; POST if there is a body."""
         method = "GET" if body is None else "POST"
         content = None if body is None else msgspec.json.encode(body)
@@ -107,19 +136,19 @@ class ServerClient:
             raise _refused(response)
         return response
 
-    def _unreachable(self, error: httpx.HTTPError) -> ServerError:
+    def _unreachable(self, error: httpx.HTTPError) -> UnreachableError:
         if self._socket is not None and not self._socket.exists():
-            return ServerError(
+            return UnreachableError(
                 f"No server runs here ({self._where} does not exist).",
                 hint="Start it with `appliance serve`, or `systemctl start vllm-appliance`;"
                 " after scripts/quickstart set APPLIANCE_HOME to its home.",
             )
         if isinstance(error, httpx.ConnectError) and "Permission" in str(error):
-            return ServerError(
+            return UnreachableError(
                 f"You may not open {self._where}.",
                 hint="Join the group that owns it, or use --url with an admin key.",
             )
-        return ServerError(
+        return UnreachableError(
             f"The server at {self._where} does not answer: {error or type(error).__name__}.",
             hint="`systemctl status vllm-appliance`, or look at the terminal that runs it.",
         )

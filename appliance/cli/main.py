@@ -18,6 +18,7 @@ from appliance.cli import (
     sleep,
     starter,
 )
+from appliance.cli.batch import verbs as batch
 from appliance.cli.output import print_json
 from appliance.errors import ApplianceError
 from appliance.protocol.system import ErrorBody, ErrorDetail
@@ -87,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     add.add_parsers(subparsers)
     estimate.add_parser(subparsers)
     run.add_parser(subparsers)
+    batch.add_parser(subparsers)
     logs.add_parser(subparsers)
     keys.add_parser(subparsers)
     engine.add_parser(subparsers)

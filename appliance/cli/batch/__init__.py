@@ -1,0 +1,1 @@
+"""`appliance batch`: submit files of requests, follow them, get and compare the answers."""

@@ -1,0 +1,240 @@
+"""submit, validate and retry: from a file of requests to a batch."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from appliance.cli.batch.find import find_batch, has_all_answers, short
+from appliance.cli.batch.requests import (
+    InvalidFileError,
+    any_model,
+    checked,
+    copy_lines,
+    endpoint_of,
+    limits_of,
+    with_model,
+)
+from appliance.cli.batch.results import lines_of
+from appliance.cli.batch.watch import LiveLines, Show, wait_for
+from appliance.cli.client import ServerClient, ServerError, UnreachableError
+from appliance.cli.output import print_json, safe
+from appliance.protocol.batches import Batch, BatchError, BatchErrors, BatchStatus
+from appliance.protocol.models import Model, Task
+
+_MOST_ERRORS = 20
+_MOST_METADATA = 16
+
+
+class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of a creation, as OpenAI has it."""
+
+    input_file_id: str
+    endpoint: str
+    completion_window: str
+    metadata: dict[str, str] | None = None
+
+
+class Sound(msgspec.Struct, frozen=True, kw_only=True):
+    """A file in which nothing is wrong, for `--json`."""
+
+    file: str
+    endpoint: str
+    requests: int
+    models: list[str]
+
+
+class _ErrorCustomId(msgspec.Struct):
+    custom_id: str
+
+
+_decode_id = msgspec.json.Decoder(_ErrorCustomId).decode
+
+
+def run(args: argparse.Namespace) -> int:
+    """`appliance batch submit`."""
+    client = ServerClient(args.url)
+    try:
+        made = submit(client, args)
+    except InvalidFileError as error:
+        return tell_invalid(error, as_json=args.json)
+    if not args.json:
+        _tell_made(made)
+    return _finish(client, made, args)
+
+
+def submit(client: ServerClient, args: argparse.Namespace) -> list[Batch]:
+    """One batch, or one for each model. Raises InvalidFileError, ServerError and ValueError."""
+    metadata = dict(_pair(text) for text in args.metadata or []) or None
+    _check_readable(args.file)
+    endpoint = args.endpoint or endpoint_of(args.file)
+    tasks = _tasks(client)
+    made = []
+    with tempfile.TemporaryDirectory(prefix="appliance-batch-") as directory:
+        files = list(_copies(args, Path(directory)))
+        for file in files:
+            # Nothing is uploaded before all of them are sound.
+            checked(file, endpoint, tasks.get, limits_of(args.url))
+        for file in files:
+            with file.open("rb") as content:
+                made.append(start(client, content, args.file.name, endpoint, args.window, metadata))
+    return made
+
+
+def start(
+    client: ServerClient,
+    content: BinaryIO,
+    name: str,
+    endpoint: str,
+    window: str,
+    metadata: dict[str, str] | None,
+) -> Batch:
+    """Upload a file and create its batch. Raises ServerError."""
+    file = client.upload(content, name)
+    wanted = NewBatch(
+        input_file_id=file.id, endpoint=endpoint, completion_window=window, metadata=metadata
+    )
+    return client.post("/v1/batches", Batch, wanted)
+
+
+def validate(args: argparse.Namespace) -> int:
+    """`appliance batch validate`."""
+    _check_readable(args.file)
+    endpoint = args.endpoint or endpoint_of(args.file)
+    task_of = any_model(endpoint)
+    try:
+        tasks = _tasks(ServerClient(args.url))
+    except UnreachableError:
+        print("No server answers: names of models are not checked.", file=sys.stderr)
+    else:
+        task_of = tasks.get
+    models: dict[str, None] = {}
+    requests = 0
+    try:
+        with tempfile.TemporaryDirectory(prefix="appliance-batch-") as directory:
+            for file in _copies(args, Path(directory)):
+                index = checked(file, endpoint, task_of, limits_of(args.url))
+                requests = len(index)
+                models |= dict.fromkeys(index.models)
+    except InvalidFileError as error:
+        return tell_invalid(error, as_json=args.json)
+    if args.json:
+        print_json(
+            Sound(file=str(args.file), endpoint=endpoint, requests=requests, models=list(models))
+        )
+    else:
+        names = safe(", ".join(models))
+        print(f"{safe(args.file.name)} is sound: {requests:,} requests to {endpoint} for {names}.")
+    return 0
+
+
+def retry(args: argparse.Namespace) -> int:
+    """`appliance batch retry`."""
+    client = ServerClient(args.url)
+    batch = find_batch(client, args.id).batch
+    if not batch.status.is_final:
+        raise ServerError(
+            f"{short(batch.id)} is not over: {batch.status.value}.",
+            hint="Lines that can succeed are tried again while it runs.",
+        )
+    if batch.status is BatchStatus.FAILED:
+        raise ServerError(
+            f"Nothing of {short(batch.id)} ran: its file has errors.",
+            hint=f"`appliance batch show {short(batch.id)}` lists them; submit the file mended.",
+        )
+    if batch.error_file_id is None:
+        print(f"Every line of {short(batch.id)} was answered.", file=sys.stderr)
+        if args.json:
+            print_json([])
+        return 0
+    wanted = {_decode_id(line).custom_id for line in lines_of(client, batch.error_file_id)}
+    with tempfile.TemporaryFile(prefix="appliance-batch-") as part:
+        found = copy_lines(lines_of(client, batch.input_file_id), wanted, part)
+        if found != len(wanted):
+            raise ServerError(f"{batch.input_file_id} has not all lines of {short(batch.id)}.")
+        part.seek(0)
+        window, name = batch.completion_window, f"{batch.id}_retry.jsonl"
+        made = start(client, part, name, batch.endpoint, window, _of_retry(batch))
+    if not args.json:
+        print(f"{found:,} lines of {short(batch.id)} again:", file=sys.stderr)
+        _tell_made([made])
+    return _finish(client, [made], args)
+
+
+def _finish(client: ServerClient, made: list[Batch], args: argparse.Namespace) -> int:
+    status = 0
+    if args.wait:
+        ended = wait_for(
+            client, [each.id for each in made], show=Show() if args.json else LiveLines()
+        )
+        made = [each.batch for each in ended]
+        status = 0 if all(map(has_all_answers, made)) else 1
+    if args.json:
+        print_json(made)
+    return status
+
+
+def error_text(error: BatchError) -> str:
+    """One problem of a file."""
+    where = "" if error.line is None else f"line {error.line}: "
+    param = "" if error.param is None else f" ({error.param})"
+    return f"{where}{error.message}{param}"
+
+
+def _copies(args: argparse.Namespace, directory: Path) -> Iterable[Path]:
+    if not args.model:
+        yield args.file
+    for number, model in enumerate(dict.fromkeys(args.model or [])):
+        copy = directory / f"{number}" / args.file.name
+        copy.parent.mkdir()
+        with_model(args.file, copy, model)
+        yield copy
+
+
+def _tasks(client: ServerClient) -> dict[str, Task]:
+    return {each.id: each.settings.task for each in client.get("/admin/v1/models", list[Model])}
+
+
+def _check_readable(file: Path) -> None:
+    try:
+        with file.open("rb"):
+            return
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, found, value = text.partition("=")
+    if not found or not key:
+        raise ValueError(f"{text!r} is no KEY=VALUE")
+    return key, value
+
+
+def _of_retry(batch: Batch) -> dict[str, str] | None:
+    metadata = {**(batch.metadata or {}), "retry_of": batch.id}
+    return metadata if len(metadata) <= _MOST_METADATA else batch.metadata
+
+
+def _tell_made(made: list[Batch]) -> None:
+    """Ids for programs; what to do with them for people."""
+    for batch in made:
+        print(batch.id)
+    ids = " ".join(short(batch.id) for batch in made)
+    print(f"Follow with: appliance batch watch {ids}", file=sys.stderr)
+
+
+def tell_invalid(error: InvalidFileError, *, as_json: bool) -> int:
+    """The first problems, by line; the exit status."""
+    if as_json:
+        print_json(BatchErrors(data=error.errors))
+        return 1
+    print(f"appliance: {safe(error.message)}", file=sys.stderr)
+    for each in error.errors[:_MOST_ERRORS]:
+        print(f"  {safe(error_text(each))}", file=sys.stderr)
+    if len(error.errors) > _MOST_ERRORS:
+        print(f"  and {len(error.errors) - _MOST_ERRORS} more", file=sys.stderr)
+    return 1
