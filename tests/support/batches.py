@@ -162,6 +162,7 @@ class World:
             task_of=self.models.get,
             limits=limits or Limits(lines=1000, line_bytes=2**20),
             concurrency=16,
+            on_change=lambda _: None,
             clock=clock,
         )
         self.service = BatchService(self.database, self.files, self.runner, clock)
