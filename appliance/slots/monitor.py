@@ -72,7 +72,8 @@ class DeviceMonitor:
     @property
     def smallest_device_bytes(self) -> int | None:
         """Size of the smallest device of this machine; None while none can be read."""
-        return min((reading.total_bytes for reading in self._readings), default=None)
+        known = (reading.total_bytes for reading in self._readings if reading.total_bytes)
+        return min(known, default=None)
 
     async def open(self) -> None:
         """First reading. Raises DeviceError, but not for GPUs whose driver is broken."""
@@ -157,6 +158,7 @@ class DeviceMonitor:
                 if time.monotonic() > deadline:
                     self._quarantine(running.supervisor.model, left)
                     return False
+                footprints = [footprint for footprint, _ in left]
                 await asyncio.sleep(_FREED_EVERY_S)
         finally:
             self._freeing.pop(engine_id, None)
@@ -166,14 +168,17 @@ class DeviceMonitor:
         try:
             await self.refresh()
         except DeviceError as error:
-            # Nothing starts on devices that cannot be read, so nothing has to be waited for.
             logger.warning("devices.unreadable message=%s", error)
-            return []
         readings, starting = self._by_id(), self._starting_bytes()
         found = []
         for footprint in footprints:
             reading = readings.get(footprint.device_id)
-            if reading is None or reading.problem:
+            if reading is None:
+                continue
+            if self._fault is not None or reading.problem:
+                # Nothing starts there now; it is looked at again once the device is back.
+                unknown = Missing(held_bytes=footprint.held_bytes)
+                self._memory.quarantine(footprint, unknown, self._freeing_s, time.monotonic())
                 continue
             left = missing(footprint, reading, starting.get(reading.id, 0))
             if left is not None:

@@ -218,6 +218,26 @@ def test_nothing_starts_beside_memory_that_is_not_back(
     wait_until(lambda: is_ready(server, "b"), 20, "b ready")
 
 
+def test_memory_is_looked_at_once_a_lost_gpu_is_back(
+    gpu_server: MakeGpuServer, make_model: MakeModel, nvml: FakeNvml
+) -> None:
+    nvml.write("keeps -1")
+    server = gpu_server("")
+    add(server, make_model, nvml, "a", 4000, 1)
+    server.load("a")
+    wait_until(lambda: device(server, 1)["free_bytes"] < mib(20500), 10)
+    nvml.gpus[1].keys = {"lost": 1}
+    nvml.write("keeps -1")
+    wait_for_health(server, 1, "quarantined")
+    unload(server, "a")
+    wait_until(lambda: server.model("a")["state"] == "stopped", 10, "a stopped")
+    nvml.gpus[1].keys = {}
+    nvml.write("keeps -1")
+    wait_until(lambda: device(server, 1)["cause"] == "memory_held", 20, "memory held")
+    nvml.write("keeps 0")
+    wait_for_health(server, 1, "healthy")
+
+
 @pytest.mark.parametrize("pids", [SEEN, HIDDEN, OF_THE_HOST])
 def test_memory_that_does_not_come_back_quarantines_its_gpu_only(
     gpu_server: MakeGpuServer, make_model: MakeModel, nvml: FakeNvml, pids: str
