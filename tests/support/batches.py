@@ -115,6 +115,8 @@ class FakeSlots:
 class _FakeLease:
     failure = None
 
+    has_priorities = True
+
     def __init__(self, slots: FakeSlots, model: str) -> None:
         self._slots = slots
         self.model = model
