@@ -44,6 +44,9 @@ class EngineSpec:
     """Cores that this process may use."""
     socket: Path
     cache: Path
+    sequences: int | None = None
+    """What its memory was estimated for; None: left to vLLM."""
+    step_tokens: int | None = None
     temporary: Path | None = None
     """A directory of its own, which goes with the engine."""
 
@@ -59,8 +62,7 @@ def build_argv(spec: EngineSpec, environment: EnvironmentRecord) -> list[str]:
     argv += ["--max-model-len", str(spec.context_length), "--dtype", settings.dtype]
     if tp_size > 1:
         argv += ["--tensor-parallel-size", str(tp_size)]
-    if settings.max_sequences is not None:
-        argv += ["--max-num-seqs", str(settings.max_sequences)]
+    argv += _limits(spec)
     argv += _memory_options(spec, environment)
     if spec.device_kind is not DeviceKind.GPU:
         # Compiled models answered nonsense on the CPU (vLLM 0.32), after minutes of compiling.
@@ -75,6 +77,21 @@ def build_argv(spec: EngineSpec, environment: EnvironmentRecord) -> list[str]:
         if environment.has_flag(flag):
             argv.append(flag)
     return argv + settings.extra_args
+
+
+def _limits(spec: EngineSpec) -> list[str]:
+    """What the estimate reckoned with; what the owner says in other ways goes first."""
+    wanted = {
+        "--max-num-seqs": spec.settings.max_sequences or spec.sequences,
+        "--max-num-batched-tokens": spec.step_tokens,
+    }
+    said = {argument.partition("=")[0].replace("_", "-") for argument in spec.settings.extra_args}
+    return [
+        word
+        for flag, count in wanted.items()
+        if count is not None and flag not in said
+        for word in (flag, str(count))
+    ]
 
 
 def can_sleep(settings: ModelSettings, environment: EnvironmentRecord) -> bool:

@@ -39,6 +39,10 @@ class Estimate:
     basis: Basis = Basis.ESTIMATED
     margin_ratio: float = 0.0
     """How far the sum may be off, as a share of it."""
+    sequences: int | None = None
+    """That it was worked out for; None: left to the engine."""
+    step_tokens: int | None = None
+    """The same for the tokens of one step."""
 
     @property
     def runtime_bytes(self) -> int:
@@ -135,6 +139,9 @@ def estimate(
     kv_cache = kv_budget(facts, settings, context_length, kind, device_bytes=device_bytes)
     if settings.memory_bytes is not None:
         return _reserved(settings.memory_bytes, weights, kv_cache)
+    # vLLM would choose by the device that it gets, which may be larger than the one reckoned with.
+    is_sized = kind is DeviceKind.GPU and device_bytes is not None
+    is_limited = is_sized and settings.task is Task.GENERATE
     activations = activation_bytes(facts, settings.task, options, kind)
     graphs, context = graph_bytes(facts, options), context_bytes(options, kind)
     off = _WEIGHTS_MARGIN * weights + _RUNTIME_MARGIN * (activations + graphs + context)
@@ -146,6 +153,8 @@ def estimate(
         graphs_bytes=graphs,
         context_bytes=context,
         margin_ratio=round(off / total, 3),
+        sequences=options.sequences if is_limited else None,
+        step_tokens=options.step_tokens if is_limited else None,
     )
 
 

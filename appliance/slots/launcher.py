@@ -79,6 +79,8 @@ class EngineLauncher:
             context_length=known.context_length,
             kv_cache_bytes=estimate.kv_cache_bytes,
             need_bytes=estimate.total_bytes,
+            sequences=estimate.sequences,
+            step_tokens=estimate.step_tokens,
             weights_bytes=known.facts.weights_bytes if known.facts else 0,
             device_kind=kind,
             device_indices=tuple(room.visible_as or room.index for room in rooms),

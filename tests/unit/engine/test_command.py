@@ -245,3 +245,20 @@ def test_people_go_first_where_the_engine_can_tell_them_from_batches() -> None:
     own = build_argv(spec(extra_args=["--scheduling-policy", "fcfs"]), build)
     assert own.count("--scheduling-policy") == 1
     assert "priority" not in own
+
+
+def test_an_engine_works_on_as_much_at_once_as_its_memory_was_estimated_for() -> None:
+    sized = spec(DeviceKind.GPU, sequences=256, step_tokens=2048)
+    argv = build_argv(sized, environment(OPTIONAL))
+    assert argv[argv.index("--max-num-seqs") + 1] == "256"
+    assert argv[argv.index("--max-num-batched-tokens") + 1] == "2048"
+    own = spec(
+        DeviceKind.GPU,
+        sequences=256,
+        step_tokens=2048,
+        max_sequences=8,
+        extra_args=["--max_num_batched_tokens=4096"],
+    )
+    argv = build_argv(own, environment(OPTIONAL))
+    assert argv[argv.index("--max-num-seqs") + 1] == "8"
+    assert "--max-num-batched-tokens" not in argv
