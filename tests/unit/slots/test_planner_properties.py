@@ -241,6 +241,9 @@ def test_answers_hold_on_large_machines_too() -> None:
                 gone = (*leaving(world), *decision.victims)
                 assert goes(world, option, decision.devices, gone)
                 assert all(each in idle(world) for each in decision.victims)
+                for spared in decision.victims:
+                    rest = tuple(each for each in gone if each is not spared)
+                    assert not goes(world, option, decision.devices, rest)
             case Wait():
                 assert possible[0] or (possible[2] and not possible[1])
             case Refuse():
