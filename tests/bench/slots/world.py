@@ -214,13 +214,13 @@ class World:
         self._sequence += 1
         heapq.heappush(self._events, (when, self._sequence, do))
 
-    def run(self) -> Account:
-        """Until everybody is served, or until it is clear that somebody never will be."""
+    def run(self, patience_s: float = LATEST_S) -> Account:
+        """Until everybody is served, but no longer than `patience_s` after the horizon."""
         for request in self.trace.requests:
             self.at(request.at, lambda request=request: self._arrive(request))  # type: ignore[misc]
         for number in range(len(self.trace.sessions)):
             self._ask(number, self.trace.sessions[number].start)
-        end = self.trace.horizon_s + LATEST_S
+        end = self.trace.horizon_s + patience_s
         while self._events and self._events[0][0] <= end:
             self.now = self._events[0][0]
             while self._events and self._events[0][0] <= self.now:
