@@ -4,6 +4,8 @@ The simulated machine itself asserts that no device is over-committed, that no b
 stopped and that no two engines start at a time on a device.
 """
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -81,7 +83,7 @@ def test_batches_wait_no_longer_than_theirs(trace: Trace) -> None:
 @settings(max_examples=100, deadline=None)
 @given(worlds(has_batches=False))
 def test_who_asks_for_a_loaded_model_never_waits(trace: Trace) -> None:
-    waited_in_vain = []
+    waited_in_vain: list[str] = []
 
     class Watched(Appliance):
         def act(self, world: World) -> bool:
@@ -155,3 +157,22 @@ def test_people_wait_a_bounded_time_for_a_batch() -> None:
     longest = max(wait for wait, request in account.waits if not request.is_batch)
     # To drain for the batch, load it, its turn; then the same back.
     assert longest <= 2 * (3.0 + 1.0 + 4.0) + PATIENCE.batch_turn_s + PATIENCE.max_wait_s
+
+
+def test_model_of_two_devices_gets_them_though_smaller_ones_are_wanted_all_the_time() -> None:
+    wide = ModelSpec(name="wide", need_bytes=10, load_s=4.0, tp_size=2)
+    few = crowd(4, batch_devices=2)
+    trace = replace(
+        few,
+        models=(*few.models[:-1], wide),
+        sessions=(
+            *(each for each in few.sessions if not each.is_batch),
+            Session(model="wide", start=30.0, end=CROWD_S, service_s=2.0, think_s=0.5),
+        ),
+    )
+    account, appliance = run(trace)
+    assert appliance.bound.broken == []
+    answered = [wait for wait, request in account.waits if request.model == "wide"]
+    assert len(answered) >= 5
+    # Each of four models may have been due before it.
+    assert max(answered) <= PATIENCE.max_wait_s + 6 * (3.0 + 1.0 + 4.0 + 1.0)
