@@ -1,6 +1,7 @@
 """Who is loaded when: the product's decision against FIFO, LRU and the offline optimum.
 
-Run by `scripts/bench slots [--trace NAME] [--json]`; the last line of `--json` is one object.
+Run by `scripts/bench slots [--trace NAME] [--seed N] [--json]`; with `--json` the last line is one
+object.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from tests.bench.slots.report import (
     summary,
     verdict,
 )
-from tests.bench.slots.traces import all_traces
+from tests.bench.slots.traces import SEED, all_traces
 from tests.bench.slots.world import Policy, World
 
 
@@ -48,9 +49,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench slots")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     parser.add_argument("--trace", default="", help="only the traces whose names begin so")
+    parser.add_argument("--seed", type=int, default=SEED, help="other requests of the same kind")
     arguments = parser.parse_args()
     report = {}
-    for trace in all_traces():
+    for trace in all_traces(arguments.seed):
         if not trace.name.startswith(arguments.trace):
             continue
         print(f"{trace.name}: {trace.about}\n{HEAD}")

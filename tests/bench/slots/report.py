@@ -21,6 +21,9 @@ class Result:
     policy: str
     loads: int
     requests: int
+    """Asked; clients who wait for answers ask less where they wait longer."""
+    loads_per_request: float
+    """Of the requests that were answered."""
     wait_p50_s: float
     wait_p95_s: float
     wait_p99_s: float
@@ -53,10 +56,12 @@ class Verdict:
     """How the product compares."""
 
     loads_by_peer: dict[str, float]
-    """Its loads as a share of the peer's."""
+    """Its loads per request that was answered, as a share of the peer's."""
     p95_by_peer: dict[str, float]
     serving: float | None
     """Work that it served as a share of the upper bound."""
+    equal: list[str]
+    """Where it is no better than a peer, and no worse."""
     broken: list[str]
     """What must hold and does not."""
 
@@ -64,11 +69,13 @@ class Verdict:
 def result(trace: Trace, policy: Policy, account: Account) -> Result:
     """What a run gave."""
     bound = policy.bound if isinstance(policy, Appliance) else None
+    answered = len(account.waits) - account.never_served
     waits = sorted(wait for wait, request in account.waits if not request.is_batch)
     return Result(
         policy=policy.name,
         loads=account.loads,
-        requests=len(account.waits),
+        requests=len(account.waits) + account.refused,
+        loads_per_request=round(account.loads / max(answered, 1), 4),
         wait_p50_s=_rank(waits, 0.5),
         wait_p95_s=_rank(waits, 0.95),
         wait_p99_s=_rank(waits, 0.99),
@@ -107,13 +114,17 @@ def optimum(trace: Trace) -> Optimum:
 def verdict(results: dict[str, Result], best: Optimum) -> Verdict:
     """The product against FIFO, LRU and the optimum; equal to a peer is as good as it."""
     ours = results[OURS]
-    broken = []
+    broken, equal = [], []
     for peer in PEERS:
         theirs = results[peer]
-        if ours.loads > theirs.loads:
-            broken.append(f"more loads than {peer}")
+        if ours.loads_per_request > theirs.loads_per_request:
+            broken.append(f"more loads a request than {peer}")
+        elif ours.loads_per_request == theirs.loads_per_request:
+            equal.append(f"as many loads a request as {peer}")
         if ours.wait_p95_s > theirs.wait_p95_s:
             broken.append(f"a longer p95 wait than {peer}")
+        elif ours.wait_p95_s == theirs.wait_p95_s:
+            equal.append(f"the p95 wait of {peer}")
     if ours.bound_broken:
         broken.append("the bound on waiting")
     if ours.refused or ours.never_served:
@@ -122,32 +133,38 @@ def verdict(results: dict[str, Result], best: Optimum) -> Verdict:
     if serving is not None and serving < SERVING_AT_LEAST:
         broken.append(f"{SERVING_AT_LEAST:.0%} of the optimum's serving time")
     return Verdict(
-        loads_by_peer={peer: _share(ours.loads, results[peer].loads) for peer in PEERS},
+        loads_by_peer={
+            peer: _share(ours.loads_per_request, results[peer].loads_per_request) for peer in PEERS
+        },
         p95_by_peer={peer: _share(ours.wait_p95_s, results[peer].wait_p95_s) for peer in PEERS},
         serving=serving,
+        equal=equal,
         broken=broken,
     )
 
 
 HEAD = (
-    f"  {'policy':<10}{'loads':>6}{'p50':>9}{'p95':>9}{'p99':>9}{'max':>9}{'serving':>9}"
-    f"{'work':>9}{'requests':>9}{'lost':>6}"
+    f"  {'policy':<10}{'loads':>6}{'a request':>10}"
+    + "".join(f"{name:>9}" for name in ("p50", "p95", "p99", "max", "serving", "work"))
+    + f"{'requests':>9}{'lost':>6}"
 )
 
 
 def row(each: Result) -> str:
     """A line of the table."""
+    waits = (each.wait_p50_s, each.wait_p95_s, each.wait_p99_s, each.wait_max_s)
     return (
-        f"  {each.policy:<10}{each.loads:>6}{each.wait_p50_s:>9.1f}{each.wait_p95_s:>9.1f}"
-        f"{each.wait_p99_s:>9.1f}{each.wait_max_s:>9.1f}{each.serving:>9.1%}"
-        f"{each.served_s:>9.0f}{each.requests:>9}{each.refused + each.never_served:>6}"
+        f"  {each.policy:<10}{each.loads:>6}{each.loads_per_request:>10.3f}"
+        + "".join(f"{wait:>9.1f}" for wait in waits)
+        + f"{each.serving:>9.1%}{each.served_s:>9.0f}{each.requests:>9}"
+        + f"{each.refused + each.never_served:>6}"
     )
 
 
 def summary(ours: Result, best: Optimum, judged: Verdict) -> str:
     """What follows from the table."""
     peers = "; ".join(
-        f"{judged.loads_by_peer[peer]:.0%} of {peer}'s loads,"
+        f"{judged.loads_by_peer[peer]:.0%} of {peer}'s loads a request,"
         f" {judged.p95_by_peer[peer]:.0%} of its p95"
         for peer in PEERS
     )
@@ -159,6 +176,8 @@ def summary(ours: Result, best: Optimum, judged: Verdict) -> str:
         f"  bound on waiting: {ours.bound_checked} fell due, {ours.bound_broken} broke it,"
         f" at most {ours.bound_share:.0%} of it was used"
     )
+    if judged.equal:
+        lines.append(f"  equal: {', '.join(judged.equal)}")
     if judged.broken:
         lines.append(f"  DOES NOT HOLD: {', '.join(judged.broken)}")
     return "\n".join(lines)

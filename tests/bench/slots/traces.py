@@ -7,14 +7,14 @@ from appliance.units import GIB
 from tests.bench.slots.optimum import STEP_S
 from tests.bench.slots.parts import ModelSpec, Request, Session, Trace, devices
 
-_SEED = 20240607
+SEED = 20240607
 _HOUR_S = 3600.0
 _IDLE_S = 900.0
 
 
-def all_traces() -> list[Trace]:
+def all_traces(seed: int = SEED) -> list[Trace]:
     """In the order of the report."""
-    return [make() for make in _MAKERS]
+    return [make(seed) for make in _MAKERS]
 
 
 def model(name: str, gib: float, load_s: float, tp_size: int = 1) -> ModelSpec:
@@ -22,9 +22,9 @@ def model(name: str, gib: float, load_s: float, tp_size: int = 1) -> ModelSpec:
     return ModelSpec(name=name, need_bytes=int(gib * GIB), load_s=load_s, tp_size=tp_size)
 
 
-def bursty() -> Trace:
+def bursty(seed: int = SEED) -> Trace:
     """People who chat with one model for minutes, rest, then take another."""
-    chance = random.Random(_SEED)
+    chance = random.Random(seed)
     models = tuple(model(f"chat-{number}", 18, 10 + 5 * (number % 3)) for number in range(6))
     return Trace(
         name="bursty",
@@ -37,9 +37,9 @@ def bursty() -> Trace:
     )
 
 
-def alternation() -> Trace:
+def alternation(seed: int = SEED) -> Trace:
     """Two crowds, one device."""
-    chance = random.Random(_SEED + 1)
+    chance = random.Random(seed + 1)
     models = (model("left", 18, 10), model("right", 18, 10))
     return Trace(
         name="a-b",
@@ -51,9 +51,9 @@ def alternation() -> Trace:
     )
 
 
-def zipf(skew: float, per_s: float) -> Trace:
+def zipf(skew: float, per_s: float, seed: int = SEED) -> Trace:
     """Poisson arrivals; popularity by Zipf's law."""
-    chance = random.Random(_SEED + round(skew * 10))
+    chance = random.Random(seed + round(skew * 10))
     models = tuple(
         model(f"zipf-{number}", 10 + 6 * (number % 3), 10 + 4 * (number % 5))
         for number in range(12)
@@ -70,7 +70,7 @@ def zipf(skew: float, per_s: float) -> Trace:
     )
 
 
-def rotation() -> Trace:
+def rotation(_: int = SEED) -> Trace:
     """Each request is for the model that was asked for longest ago."""
     count = 6
     models = tuple(model(f"turn-{number}", 18, 12) for number in range(count))
@@ -88,9 +88,9 @@ def rotation() -> Trace:
     )
 
 
-def day() -> Trace:
+def day(seed: int = SEED) -> Trace:
     """A day in two hours: few, many and few people; embeddings are always loaded."""
-    chance = random.Random(_SEED + 2)
+    chance = random.Random(seed + 2)
     embedding = model("embedding", 4, 6)
     chats = tuple(
         model(f"day-{number}", gib, load_s, tp_size)
@@ -122,9 +122,9 @@ def day() -> Trace:
     )
 
 
-def batches() -> Trace:
+def batches(seed: int = SEED) -> Trace:
     """People, and two batches that have work all the time."""
-    chance = random.Random(_SEED + 3)
+    chance = random.Random(seed + 3)
     models = tuple(model(f"mixed-{number}", 18, 12) for number in range(4))
     batch = (model("batch-0", 18, 12), model("batch-1", 18, 12))
     return Trace(
@@ -205,12 +205,12 @@ def _on_grid(seconds: float) -> float:
     return STEP_S * max(round(seconds / STEP_S), 1)
 
 
-_MAKERS: tuple[Callable[[], Trace], ...] = (
+_MAKERS: tuple[Callable[[int], Trace], ...] = (
     bursty,
     alternation,
-    lambda: zipf(0.8, 0.05),
-    lambda: zipf(0.8, 0.2),
-    lambda: zipf(1.4, 0.3),
+    lambda seed: zipf(0.8, 0.05, seed),
+    lambda seed: zipf(0.8, 0.2, seed),
+    lambda seed: zipf(1.4, 0.3, seed),
     rotation,
     day,
     batches,
