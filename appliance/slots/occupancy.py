@@ -30,7 +30,7 @@ class DeviceState:
 
     __slots__ = (
         "free_bytes", "hardest", "hardest_exclusive", "held_bytes", "neighbours", "residents",
-        "room", "spans",
+        "room", "span",
     )  # fmt: skip
 
     def __init__(self, room: DeviceRoom) -> None:
@@ -47,8 +47,8 @@ class DeviceState:
         """Of those that share with nobody."""
         self.neighbours = 0
         """Residents that stay."""
-        self.spans = False
-        """Whether a resident is on other devices too."""
+        self.span = 1
+        """On how many devices the widest resident is."""
 
     def tie(self, need_bytes: int, *, is_exclusive: bool) -> int:
         """What has to happen before so many bytes fit, and before nobody is there who minds."""
@@ -77,7 +77,7 @@ class Occupancy:
         by_id = {state.room.id: state for state in self.states}
         for resident in residents:
             tie = _tie_of(resident)
-            spans = len(resident.bytes_by_device) > 1
+            span = len(resident.bytes_by_device)
             is_exclusive = resident.is_exclusive
             for device, size in resident.bytes_by_device.items():
                 if device not in by_id:
@@ -91,8 +91,8 @@ class Occupancy:
                     state.neighbours += 1
                 if is_exclusive and tie > state.hardest_exclusive:
                     state.hardest_exclusive = tie
-                if spans:
-                    state.spans = True
+                if span > state.span:
+                    state.span = span
         for state in self.states:
             free = state.room.free_bytes
             for held_bytes in state.held_bytes:

@@ -206,10 +206,10 @@ class _Search:
             candidates, need_bytes=option.need_bytes, is_exclusive=self._request.is_exclusive
         )
 
-        # Each device of a group costs something: no group costs less than its dearest one.
-        dearest = sorted(search.least_weight((state,)) for state in states)[option.tp_size - 1]
-        if preferred is not None and (False, cost_s(dearest)) >= preferred.cost:
-            return None
+        if preferred is not None:
+            least = search.least_of_any(states, option.tp_size)
+            if (False, cost_s(least)) >= preferred.cost:
+                return None
 
         def order(state: DeviceState) -> object:
             return (state.room.is_starting, search.least_weight((state,)))

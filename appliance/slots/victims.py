@@ -111,8 +111,15 @@ class VictimSearch:
         if len(group) == 1:
             return self._least_on(group[0])
         bounds = [self._least_on(state) for state in group]
-        is_apart = sum(state.spans for state in group) <= 1
-        return sum(bounds) if is_apart else max(bounds)
+        if sum(state.span > 1 for state in group) <= 1:
+            return sum(bounds)
+        # An engine counts on no more devices than it is on.
+        return max(*bounds, sum(bounds) // max(state.span for state in group))
+
+    def least_of_any(self, states: Sequence[DeviceState], size: int) -> int:
+        """The same for all groups of that size."""
+        bounds = sorted(self._least_on(state) for state in states)[:size]
+        return max(bounds[-1], sum(bounds) // max(state.span for state in states))
 
     def last_used(self, group: Group) -> float:
         """When the cheapest engines of the group were used; of equal groups the first is tried."""
@@ -136,7 +143,7 @@ class VictimSearch:
         spanning = {
             item[_ENGINE]: item
             for state in group
-            if state.spans and len(short) > 1
+            if state.span > 1 and len(short) > 1
             for item in items.get(state.room.id, ())
             if len(short.keys() & item[_RESIDENT].bytes_by_device.keys()) > 1
         }
