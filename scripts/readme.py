@@ -10,6 +10,7 @@ from pathlib import Path
 from textual.binding import Binding
 
 from tui.app import ApplianceApp
+from tui.screens.batches import BatchesScreen
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.logs import LogsScreen
 
@@ -76,6 +77,7 @@ def keys() -> str:
         ("everywhere", ApplianceApp),
         ("dashboard", DashboardScreen),
         ("logs", LogsScreen),
+        ("batches", BatchesScreen),
     ):
         for binding in owner.BINDINGS:
             if isinstance(binding, Binding) and binding.tooltip:

@@ -14,21 +14,33 @@ from textual.command import Provider
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
 
+from appliance.protocol.batches import BatchProgress
 from appliance.protocol.models import Model
 from tui.client.session import Session
 from tui.commands import ApplianceCommands
+from tui.dialogs.batch import BatchActionDialog, BatchDialog
 from tui.dialogs.command_line import CommandLineDialog
 from tui.dialogs.confirm import UnloadDialog
 from tui.dialogs.details import DetailsDialog
 from tui.dialogs.help import HelpDialog
 from tui.dialogs.load_plan import LoadPlanDialog
+from tui.screens.batches import BatchesScreen
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.logs import LogsScreen
 from tui.state.connection import Link
+from tui.text.batch_words import short_id, status
 from tui.text.clipboard import clipboard_sequence
 from tui.text.sanitize import sanitize
 from tui.theme import DEFAULT, THEMES
-from tui.widgets.intents import AskLoad, AskUnload, OpenDetails, OpenLogs, ShowCommand
+from tui.widgets.intents import (
+    AskBatch,
+    AskLoad,
+    AskUnload,
+    OpenBatch,
+    OpenDetails,
+    OpenLogs,
+    ShowCommand,
+)
 from tui.widgets.key_bar import EVERYWHERE
 
 if TYPE_CHECKING:
@@ -61,6 +73,7 @@ class ApplianceApp(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         _key("1", "show('dashboard')", "Dash", "dashboard", "Dashboard"),
         _key("3", "show('logs')", "Logs", "logs", "Logs of the engines"),
+        _key("4", "show('batches')", "Batches", "batches", "Batches and how far they are"),
         _key("question_mark,f1", "help", "help", "help", "The keys that work here", display="?"),
         _key("colon,ctrl+p", "palette", "cmd", "palette", "Find a command by name", display=":"),
         _key("r", "refresh_now", "refresh", "refresh", "Draw again; connect again if need be"),
@@ -78,6 +91,7 @@ class ApplianceApp(App[None]):
         self._cooling: Timer | None = None
         self.add_mode("dashboard", lambda: DashboardScreen(session))
         self.add_mode("logs", lambda: LogsScreen(session))
+        self.add_mode("batches", lambda: BatchesScreen(session))
 
     async def on_mount(self) -> None:
         """Show the dashboard, and only then load what talks HTTP."""
@@ -198,6 +212,20 @@ class ApplianceApp(App[None]):
         if self.session.may_change:
             self.push_screen(UnloadDialog(self.session, message.model), self._told)
 
+    @on(OpenBatch)
+    def open_batch(self, message: OpenBatch) -> None:
+        """What is known about a batch."""
+        if progress := self.session.feed.view.batches.get(message.batch_id):
+            self.push_screen(BatchDialog(self.session, progress))
+
+    @on(AskBatch)
+    def ask_batch(self, message: AskBatch) -> None:
+        """Ask first."""
+        progress = self.session.feed.view.batches.get(message.batch_id)
+        if progress is not None and self.session.may_change:
+            dialog = BatchActionDialog(self.session, progress, message.action)
+            self.push_screen(dialog, self._told_batch)
+
     @on(ShowCommand)
     def show_command(self, message: ShowCommand) -> None:
         """The same on the command line."""
@@ -238,10 +266,17 @@ class ApplianceApp(App[None]):
         if not self.is_running:
             return
         for screen in self.screens_to_paint():
-            if isinstance(screen, DashboardScreen | LogsScreen) and screen.is_mounted:
+            if (
+                isinstance(screen, DashboardScreen | LogsScreen | BatchesScreen)
+                and screen.is_mounted
+            ):
                 screen.paint()
         self.refresh_bindings()
 
     def _told(self, model: Model | None) -> None:
         if model is not None:
             self.say(f"{model.id}: {model.state.value}")
+
+    def _told_batch(self, progress: BatchProgress | None) -> None:
+        if progress is not None:
+            self.say(f"{short_id(progress)}: {status(progress, self.session.glyphs)[0]}")

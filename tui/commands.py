@@ -40,6 +40,7 @@ class ApplianceCommands(Provider):
         app = cast("ApplianceApp", self.app)
         yield Entry("dashboard", "Devices, models, activity", lambda: app.action_show("dashboard"))
         yield Entry("logs", "Logs of the engines", lambda: app.action_show("logs"))
+        yield Entry("batches", "Batches, how far they are", lambda: app.action_show("batches"))
         yield Entry("help", "The keys that work here", app.action_help)
         yield Entry("refresh", "Draw again; connect again", app.action_refresh_now)
         yield Entry("quit", "Leave; models and server go on", app.exit)

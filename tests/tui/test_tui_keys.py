@@ -19,6 +19,7 @@ from tui.dialogs.details import DetailsDialog
 from tui.dialogs.dialog import Dialog
 from tui.dialogs.help import HelpDialog
 from tui.dialogs.load_plan import LoadPlanDialog
+from tui.screens.batches import BatchesScreen
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.logs import LogsScreen
 
@@ -32,7 +33,15 @@ def client() -> FakeClient:
 
 @pytest.mark.parametrize(
     "owner",
-    [ApplianceApp, DashboardScreen, LogsScreen, Dialog, DetailsDialog, CommandLineDialog],
+    [
+        ApplianceApp,
+        DashboardScreen,
+        LogsScreen,
+        BatchesScreen,
+        Dialog,
+        DetailsDialog,
+        CommandLineDialog,
+    ],
 )
 def test_every_binding_has_an_id_a_group_and_a_tooltip_that_fits(owner: type) -> None:
     for binding in owner.BINDINGS:
@@ -43,7 +52,15 @@ def test_every_binding_has_an_id_a_group_and_a_tooltip_that_fits(owner: type) ->
 
 
 def test_binding_ids_are_unique() -> None:
-    owners = [ApplianceApp, DashboardScreen, LogsScreen, Dialog, DetailsDialog, CommandLineDialog]
+    owners = [
+        ApplianceApp,
+        DashboardScreen,
+        LogsScreen,
+        BatchesScreen,
+        Dialog,
+        DetailsDialog,
+        CommandLineDialog,
+    ]
     ids = [binding.id for owner in owners for binding in owner.BINDINGS]
     assert len(ids) == len(set(ids))
 

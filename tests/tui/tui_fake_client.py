@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import tui_scenes as scenes
 
+from appliance.protocol.batches import BatchProgress, LineFailure
 from appliance.protocol.engines import Engine, LogMatch, LogMatches, LogWindow
 from appliance.protocol.events import Event, SnapshotEvent
 from appliance.protocol.models import Model
@@ -76,6 +77,15 @@ class FakeClient:
 
     async def unload(self, model: str) -> Model:
         return self._called("unload", model) or self._model(model)
+
+    async def act_on_batch(self, batch_id: str, action: str) -> BatchProgress:
+        self._called(action, batch_id)
+        assert self.snapshot is not None
+        return next(each for each in self.snapshot.batches if each.batch.id == batch_id)
+
+    async def batch_failures(self, batch_id: str) -> list[LineFailure]:
+        self._called("batch_failures", batch_id)
+        return scenes.LINE_FAILURES
 
     async def engines(self) -> list[Engine]:
         assert self.snapshot is not None

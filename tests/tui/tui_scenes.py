@@ -2,6 +2,16 @@
 
 from datetime import UTC, datetime, timedelta
 
+from appliance.protocol.batches import (
+    Batch,
+    BatchError,
+    BatchErrors,
+    BatchProgress,
+    BatchStatus,
+    BatchUsage,
+    LineFailure,
+    RequestCounts,
+)
 from appliance.protocol.devices import Device, DeviceKind, DeviceSource, Occupant
 from appliance.protocol.engines import (
     Engine,
@@ -191,6 +201,75 @@ ALERTS = [
 ]  # fmt: skip
 
 
+def batch(
+    number: int,
+    status: BatchStatus,
+    counts: tuple[int, int, int] = (0, 0, 0),
+    models: tuple[str, ...] = ("qwen3-32b",),
+    **facts: object,
+) -> BatchProgress:
+    """`counts` are total, completed, failed; `batch` among the facts holds those of the batch."""
+    total, completed, failed = counts
+    made = int(NOW.timestamp()) - 3600 + number
+    given = {
+        "expires_at": made + 86400,
+        "usage": BatchUsage(input_tokens=completed * 210, output_tokens=completed * 96),
+        **facts.pop("batch", {}),
+    }
+    known = Batch(
+        id=f"batch_{number:x}{'9f2c5e81' * 4}"[:38],
+        endpoint="/v1/chat/completions",
+        input_file_id="file-41c0",
+        completion_window="24h",
+        status=status,
+        created_at=made,
+        request_counts=RequestCounts(total=total, completed=completed, failed=failed),
+        **given,
+    )
+    return BatchProgress(batch=known, models=list(models), **facts)
+
+
+RUNNING = batch(
+    1, BatchStatus.IN_PROGRESS, (50_000, 40_501, 11), in_flight=128, retried=7, lines_per_s=218.4,
+    tokens_per_s=20_966.0, eta_s=190.0, waited_s=34.0, batch={"metadata": {"run": "nightly 7"}},
+)  # fmt: skip
+HELD = batch(2, BatchStatus.IN_PROGRESS, (1_200, 100, 0), ("bge-m3",), is_paused=True)
+STUCK = batch(
+    3, BatchStatus.IN_PROGRESS, (8_000, 0, 0), ("mixtral-8x22b", "phi4-mini"),
+    problem="mixtral-8x22b: needs 131.0 GiB, 52.0 GiB are free on 4 devices",
+)  # fmt: skip
+JUDGED = batch(4, BatchStatus.VALIDATING, models=())
+BAD_FILE = batch(
+    5, BatchStatus.FAILED, models=(),
+    batch={
+        "errors": BatchErrors(
+            data=[
+                BatchError(code="invalid_json_line", line=2,
+                           message="This line is not parseable as valid JSON."),
+                BatchError(code="model_not_found", line=17, param="body.model",
+                           message="The provided model 'gpt' is not supported by the Batch API."),
+            ]
+        ),
+        "failed_at": int(NOW.timestamp()) - 3000,
+    },
+)  # fmt: skip
+DONE = batch(
+    6, BatchStatus.COMPLETED, (2_000, 1_988, 12),
+    batch={"completed_at": int(NOW.timestamp()) - 60, "output_file_id": "file-aa10",
+           "error_file_id": "file-aa11"},
+)  # fmt: skip
+CUT = batch(
+    7, BatchStatus.CANCELLED, (500, 120, 0), batch={"cancelled_at": int(NOW.timestamp()) - 600}
+)
+BATCHES = [RUNNING, HELD, STUCK, JUDGED, BAD_FILE, DONE, CUT]
+LINE_FAILURES = [
+    LineFailure(line=number * 31, custom_id=f"request-{number}", status_code=400,
+                code="context_length_exceeded",
+                message="This model's maximum context length is 32768 tokens.")
+    for number in range(1, 4)
+] + [LineFailure(line=1999, custom_id="request-[b]\x1b[31m", message="never ran")]  # fmt: skip
+
+
 def snapshot(**changes: object) -> Snapshot:
     models = changes.pop("models", [QWEN, BGE, RERANK, GEMMA, LLAMA, MIXTRAL, PHI])
     facts = {
@@ -201,6 +280,7 @@ def snapshot(**changes: object) -> Snapshot:
         "engines": [engine_of(model) for model in models if model.engine_id],
         "alerts": ALERTS,
         "totals": Totals(requests_per_s=12.4, tokens_per_s=2843.0, requests_total=51234),
+        "batches": [],
         **changes,
     }
     return Snapshot(**facts)

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from appliance.protocol.batches import BatchProgress, LineFailure
 from appliance.protocol.engines import Engine, LogMatches, LogWindow
 from appliance.protocol.events import Event
 from appliance.protocol.models import Model
@@ -62,6 +63,14 @@ class Client(Protocol):
 
     async def unload(self, model: str) -> Model:
         """Start to unload a model."""
+        ...
+
+    async def act_on_batch(self, batch_id: str, action: str) -> BatchProgress:
+        """`pause`, `resume` or `cancel` a batch."""
+        ...
+
+    async def batch_failures(self, batch_id: str) -> list[LineFailure]:
+        """The first lines of a batch that failed, and why."""
         ...
 
     async def engines(self) -> list[Engine]:

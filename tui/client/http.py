@@ -8,6 +8,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from appliance.protocol.batches import BatchProgress, LineFailure
 from appliance.protocol.engines import Engine, LogMatches, LogWindow
 from appliance.protocol.events import Event
 from appliance.protocol.models import Model
@@ -58,6 +59,14 @@ class HttpClient:
     async def unload(self, model: str) -> Model:
         """Start to unload a model."""
         return await self._call("POST", f"{_model(model)}/unload", Model)
+
+    async def act_on_batch(self, batch_id: str, action: str) -> BatchProgress:
+        """`pause`, `resume` or `cancel` a batch."""
+        return await self._call("POST", f"{_batch(batch_id)}/{action}", BatchProgress)
+
+    async def batch_failures(self, batch_id: str) -> list[LineFailure]:
+        """The first lines of a batch that failed, and why."""
+        return await self._call("GET", f"{_batch(batch_id)}/failures", list[LineFailure])
 
     async def engines(self) -> list[Engine]:
         """The engines that the server remembers."""
@@ -159,6 +168,10 @@ def _decode(data: str, decoder: msgspec.json.Decoder[_T]) -> _T:
 
 def _model(model: str) -> str:
     return f"/admin/v1/models/{quote(model, safe='')}"
+
+
+def _batch(batch_id: str) -> str:
+    return f"/admin/v1/batches/{quote(batch_id, safe='')}"
 
 
 def _logs(engine: str) -> str:

@@ -30,6 +30,7 @@ class Glyphs:
     stale: str
     retry: str
     error: str
+    over: str
     swap: str
     rising: str
     follow: str
@@ -84,6 +85,7 @@ UNICODE = Glyphs(
     stale="◐",
     retry="↻",
     error="✖",
+    over="○",
     swap="⇄",
     rising="↑",
     follow="▶",
@@ -112,6 +114,7 @@ ASCII = Glyphs(
     stale="%",
     retry="@",
     error="x",
+    over="o",
     swap="<>",
     rising="^",
     follow=">",

@@ -1,6 +1,10 @@
 """What screens ask of the app: messages, so that no screen needs to know another."""
 
+from typing import Literal
+
 from textual.message import Message
+
+BatchAction = Literal["pause", "resume", "cancel"]
 
 
 class OpenLogs(Message):
@@ -34,6 +38,23 @@ class OpenDetails(Message):
     def __init__(self, model: str) -> None:
         super().__init__()
         self.model = model
+
+
+class OpenBatch(Message):
+    """Show what is known about a batch, and why lines failed."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__()
+        self.batch_id = batch_id
+
+
+class AskBatch(Message):
+    """Ask whether to pause, resume or cancel a batch."""
+
+    def __init__(self, batch_id: str, action: BatchAction) -> None:
+        super().__init__()
+        self.batch_id = batch_id
+        self.action = action
 
 
 class ShowCommand(Message):

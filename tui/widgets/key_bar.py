@@ -11,9 +11,11 @@ _KEPT = frozenset({"app.help", "app.quit"})
 _DROPPED_FIRST = (
     "app.refresh",
     "model.command",
+    "batch.command",
     "app.palette",
     "log.wrap",
     "model.details",
+    "batch.details",
     "log.previous_engine",
     "log.copy",
 )
