@@ -1,5 +1,6 @@
 """What the owner sees of batches, and does with them, through the management API."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -9,6 +10,10 @@ import pytest
 from tests.stub.conftest import MakeModel, MakeServer
 from tests.support.server import ServerProcess
 from tests.support.wait import wait_until
+from tui.client.api import ApiError
+from tui.client.http import HttpClient
+from tui.client.target import Target
+from tui.state.view import View, apply
 
 CONFIG = '[[devices.simulated]]\nmemory = "16GiB"\n[batches]\nmax_concurrency = 4\n'
 
@@ -117,3 +122,25 @@ def test_reasons_of_failed_lines_and_of_cancelled_ones(server: ServerProcess) ->
     wait_until(lambda: has_status(server, batch_id, "cancelled"), 30)
     failures = server.admin("GET", f"/batches/{batch_id}/failures?limit=3").json()
     assert [each["code"] for each in failures] == ["batch_cancelled"] * 3
+
+
+async def test_the_terminal_ui_follows_and_holds_a_batch(server: ServerProcess) -> None:
+    client = HttpClient(Target(socket=str(server.paths.admin_socket)))
+    view = View()
+    try:
+        batch_id = await asyncio.to_thread(submit, server, requests(400))
+        assert (await client.act_on_batch(batch_id, "pause")).is_paused
+        async for heard in client.events(None):
+            if heard.event is not None:
+                view = apply(view, heard.event, heard.seq)
+            known = view.batches.get(batch_id)
+            if known is not None and known.is_paused:
+                break
+        assert not (await client.act_on_batch(batch_id, "resume")).is_paused
+        assert await client.batch_failures(batch_id) == []
+        await client.act_on_batch(batch_id, "cancel")
+        with pytest.raises(ApiError) as raised:
+            await client.act_on_batch("none", "cancel")
+        assert raised.value.status == 404
+    finally:
+        await client.aclose()

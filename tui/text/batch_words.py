@@ -62,7 +62,7 @@ def done(progress: BatchProgress) -> str:
 
 def rate(progress: BatchProgress, glyphs: Glyphs) -> str:
     """Lines per second."""
-    if progress.lines_per_s is None or progress.batch.status.is_final:
+    if progress.lines_per_s is None or progress.batch.status.is_final or is_paused(progress):
         return glyphs.none
     return text.rate(progress.lines_per_s)
 

@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     for each in ended:
         if each.batch.status is BatchStatus.FAILED:
             raise ServerError(
-                f"Nothing of {short(each.batch.id)} ran: its file has errors.",
-                hint=f"`appliance batch show {short(each.batch.id)}` lists them.",
+                f"{short(each.batch.id)} failed for its file.",
+                hint=f"`appliance batch show {short(each.batch.id)}` says why.",
             )
     with contextlib.ExitStack() as stack:
         joined = []

@@ -61,10 +61,16 @@ def done_ratio(batch: Batch) -> float | None:
     return (counts.completed + counts.failed) / counts.total if counts.total else None
 
 
+def done_text(batch: Batch) -> str:
+    """Lines with a result, of all."""
+    counts = batch.request_counts
+    return f"{counts.completed + counts.failed:,}/{counts.total:,}"
+
+
 def rate_text(progress: BatchProgress) -> str:
     """Lines per second."""
     rate = progress.lines_per_s
-    if rate is None or progress.batch.status.is_final:
+    if rate is None or progress.batch.status.is_final or is_paused(progress):
         return "-"
     return f"{rate:.1f}/s" if rate < 100 else f"{rate:,.0f}/s"
 

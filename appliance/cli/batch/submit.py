@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     except InvalidFileError as error:
         return tell_invalid(error, as_json=args.json)
     if not args.json:
-        _tell_made(made)
+        _tell_made(made, wait=args.wait)
     return _finish(client, made, args)
 
 
@@ -143,8 +143,8 @@ def retry(args: argparse.Namespace) -> int:
         )
     if batch.status is BatchStatus.FAILED:
         raise ServerError(
-            f"Nothing of {short(batch.id)} ran: its file has errors.",
-            hint=f"`appliance batch show {short(batch.id)}` lists them; submit the file mended.",
+            f"{short(batch.id)} failed for its file.",
+            hint=f"`appliance batch show {short(batch.id)}` says why; submit the file mended.",
         )
     if batch.error_file_id is None:
         print(f"Every line of {short(batch.id)} was answered.", file=sys.stderr)
@@ -161,7 +161,7 @@ def retry(args: argparse.Namespace) -> int:
         made = start(client, part, name, batch.endpoint, window, _of_retry(batch))
     if not args.json:
         print(f"{found:,} lines of {short(batch.id)} again:", file=sys.stderr)
-        _tell_made([made])
+        _tell_made([made], wait=args.wait)
     return _finish(client, [made], args)
 
 
@@ -219,12 +219,13 @@ def _of_retry(batch: Batch) -> dict[str, str] | None:
     return metadata if len(metadata) <= _MOST_METADATA else batch.metadata
 
 
-def _tell_made(made: list[Batch]) -> None:
+def _tell_made(made: list[Batch], *, wait: bool) -> None:
     """Ids for programs; what to do with them for people."""
     for batch in made:
         print(batch.id)
-    ids = " ".join(short(batch.id) for batch in made)
-    print(f"Follow with: appliance batch watch {ids}", file=sys.stderr)
+    if not wait:
+        ids = " ".join(short(batch.id) for batch in made)
+        print(f"Follow with: appliance batch watch {ids}", file=sys.stderr)
 
 
 def tell_invalid(error: InvalidFileError, *, as_json: bool) -> int:

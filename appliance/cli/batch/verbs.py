@@ -6,6 +6,7 @@ from pathlib import Path
 from appliance.batch.lines import ENDPOINTS
 from appliance.cli.batch import compare, results, submit, watch
 from appliance.cli.batch.find import (
+    done_text,
     ended_at,
     eta_text,
     find_batch,
@@ -136,7 +137,7 @@ def _ls(args: argparse.Namespace) -> int:
             short(each.batch.id),
             models_text(each),
             state_text(each),
-            f"{each.batch.request_counts.completed:,}/{each.batch.request_counts.total:,}",
+            done_text(each.batch),
             f"{each.batch.request_counts.failed:,}",
             rate_text(each),
             eta_text(each),
@@ -183,8 +184,8 @@ def _facts(progress: BatchProgress) -> dict[str, str]:
         "rate": rate_text(progress),
         "left": eta_text(progress),
         "tokens": "-",
-        "retried": f"{progress.retried:,} times",
-        "waited": f"{format_duration(progress.waited_s)} for engines",
+        "retried": f"{progress.retried:,} times" if progress.retried else "",
+        "waited": f"{format_duration(progress.waited_s)} for engines" if progress.waited_s else "",
         "created": time_text(batch.created_at),
         "started": time_text(batch.in_progress_at),
         "ended": time_text(ended_at(batch)),

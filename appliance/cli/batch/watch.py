@@ -11,6 +11,7 @@ import msgspec
 
 from appliance.cli.batch.find import (
     done_ratio,
+    done_text,
     eta_text,
     find_batch,
     has_all_answers,
@@ -97,7 +98,7 @@ def progress_text(progress: BatchProgress) -> str:
     ratio = done_ratio(batch)
     if ratio is not None:
         parts[2:2] = [_bar(ratio), f"{int(ratio * 100)}%"]
-        parts.append(f"{counts.completed + counts.failed:,}/{counts.total:,}")
+        parts.append(done_text(batch))
     if counts.failed:
         parts.append(f"{counts.failed:,} failed")
     if batch.errors is not None:
