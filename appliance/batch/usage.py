@@ -1,5 +1,7 @@
 """Tokens that a batch has taken, from the answers of engines. Pure."""
 
+from typing import Annotated
+
 import msgspec
 
 from appliance.protocol.batches import (
@@ -8,20 +10,23 @@ from appliance.protocol.batches import (
     OutputTokensDetails,
 )
 
+# Sums of more would not fit into what JSON decoders take.
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**40)] | None
+
 
 class _Details(msgspec.Struct):
-    cached_tokens: int | None = 0
-    reasoning_tokens: int | None = 0
+    cached_tokens: _Count = 0
+    reasoning_tokens: _Count = 0
 
 
 class _Usage(msgspec.Struct):
     """Chat and completions count prompt and completion tokens, responses input and output."""
 
-    prompt_tokens: int | None = 0
-    completion_tokens: int | None = 0
-    input_tokens: int | None = 0
-    output_tokens: int | None = 0
-    total_tokens: int | None = 0
+    prompt_tokens: _Count = 0
+    completion_tokens: _Count = 0
+    input_tokens: _Count = 0
+    output_tokens: _Count = 0
+    total_tokens: _Count = 0
     prompt_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
