@@ -205,7 +205,7 @@ def test_everything_else_in_a_stream_stays_as_it_is(chunk: bytes) -> None:
         (ForbiddenError("m"), 403, "permission_error", "forbidden"),
         (NotFoundError("m"), 404, "invalid_request_error", "not_found"),
         (ModelNotFoundError("m"), 404, "invalid_request_error", "model_not_found"),
-        (ConflictError("m"), 409, "invalid_request_error", "conflict"),
+        (ConflictError("m"), 409, "invalid_request_error", None),
         (BodyTooLargeError("m"), 413, "invalid_request_error", "body_too_large"),
         (QueueFullError("m", retry_after_s=2), 429, "rate_limit_error", "queue_full"),
         (ConfigError("m"), 500, "server_error", "bad_config"),
