@@ -7,7 +7,7 @@ import pytest
 import tui_scenes as scenes
 from textual.pilot import Pilot
 from tui_fake_client import FakeClient, make_app
-from tui_pilot import open_live, shown, until
+from tui_pilot import dashboard, open_live, shown, until
 
 from appliance.protocol.batches import BatchProgress, RequestCounts
 from appliance.protocol.events import BatchChanged
@@ -16,6 +16,7 @@ from tui.client.api import ApiError
 from tui.dialogs.batch import BatchActionDialog, BatchDialog, consequence
 from tui.dialogs.command_line import CommandLineDialog
 from tui.screens.batches import BatchesScreen
+from tui.screens.dashboard import DashboardScreen
 
 SMALL, WIDE, LARGE = (80, 24), (120, 40), (160, 48)
 Compare = Callable[..., bool]
@@ -54,9 +55,12 @@ async def open_batches(pilot: Pilot[None], *keys: str, contains: str = "BATCH ")
     ],
 )
 def test_pictures(
-    snap_compare: Compare, client: FakeClient, size: tuple[int, int], keys: tuple[str, ...],
+    snap_compare: Compare,
+    client: FakeClient,
+    size: tuple[int, int],
+    keys: tuple[str, ...],
     contains: str,
-) -> None:  # fmt: skip
+) -> None:
     if contains == "submit":
         client = FakeClient(scenes.snapshot())
     told = "mixtral-8x22b: needs" if contains == "waits" else contains
@@ -73,6 +77,24 @@ def test_picture_with_ascii(snap_compare: Compare, client: FakeClient) -> None:
 
     app = make_app(client, is_ascii=True, readonly=True)
     assert snap_compare(app, terminal_size=WIDE, run_before=before)
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["small", "large"])
+def test_dashboard_with_batches(
+    snap_compare: Compare,
+    client: FakeClient,
+    size: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(DashboardScreen, "STRIP_DELAY_S", 0.0)
+
+    async def before(pilot: Pilot[None]) -> None:
+        app = await open_live(pilot)
+        await until(pilot, lambda: "81%" in shown(app))
+        strip = dashboard(app)._strip
+        await until(pilot, lambda: strip.engine is None or bool(strip._lines))
+
+    assert snap_compare(make_app(client), terminal_size=size, run_before=before)
 
 
 async def test_open_batches_come_first_and_the_selection_stays_on_its_batch(

@@ -1,13 +1,16 @@
 """The dashboard as rows: which section gets how many lines at which size."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from appliance.protocol.batches import BatchProgress
 from tui.client.feed import Feed
 from tui.state.view import View
 from tui.text.rows import Row, Span, pad_row
 from tui.text.words import launchers_line
 from tui.widgets.activity import is_told, rates_row, recent_rows
 from tui.widgets.alert_list import alert_rows
+from tui.widgets.batch_rows import batch_row, batch_section, open_batches
 from tui.widgets.device_panel import device_rows
 from tui.widgets.log_strip import LogStrip
 from tui.widgets.look import XWIDE_COLUMNS, Look, note_row, rule_row
@@ -18,6 +21,7 @@ from tui.widgets.status_line import banner_rows, launcher_rows, status_row
 
 _DETAIL_ROWS = 5
 _MOST_PROGRESS = 4
+_MOST_BATCHES = 2
 _STRIP_FROM_ROWS = 40
 _ABOVE_STRIP = 28
 _LEAST_STRIP = 6
@@ -74,13 +78,16 @@ def _one_column(picture: Picture, feed: Feed, look: Look, selected: str | None) 
     if spare > 0 and alerts > 1:
         alerts_room += min(spare, alerts - 1, 3)
     spare = room - alerts_room - activity_room - models_need
+    batches = open_batches(view)[: max(0, min(spare, _MOST_BATCHES))]
+    spare -= len(batches)
+    activity_room += len(batches)
     if spare > 0:
         activity_room += min(spare, told, 3)
     spare = room - alerts_room - activity_room - models_need
     detail = _detail(view, look, look.width, selected) if spare > _DETAIL_ROWS else []
     models_room = room - alerts_room - activity_room - len(detail)
     _add_models(picture, view, look, look.width, selected, models_room)
-    bottom = _activity(feed, look, look.width, activity_room)
+    bottom = _activity(feed, look, look.width, activity_room, batches=batches)
     bottom += _alerts(view, look, look.width, alerts_room, hints=False)
     _fill(picture, look.height - len(bottom) - len(detail))
     picture.rows += detail + bottom
@@ -116,6 +123,8 @@ def _right_column(feed: Feed, look: Look, width: int, room: int) -> list[Row]:
     if not alerts:
         alerts = [rule_row(look, width, "Alerts"), note_row("none")]
     rows = [*alerts, ()]
+    if batches := batch_section(view, look, width, (room - len(rows)) // 2):
+        rows += [*batches, ()]
     return rows + _activity(feed, look, width, room - len(rows), empty=True)
 
 
@@ -171,13 +180,22 @@ def _detail(view: View, look: Look, width: int, selected: str | None) -> list[Ro
     return [] if model is None else detail_rows(model, look, width)
 
 
-def _activity(feed: Feed, look: Look, width: int, room: int, *, empty: bool = False) -> list[Row]:
+def _activity(
+    feed: Feed,
+    look: Look,
+    width: int,
+    room: int,
+    *,
+    batches: Sequence[BatchProgress] = (),
+    empty: bool = False,
+) -> list[Row]:
     if room < 2:
         return []
     server = feed.view.server
     measured = max((device.launcher_bytes for device in feed.view.devices), default=0)
     launchers = launchers_line(server.launchers, measured) if server else ""
     rows = [rule_row(look, width, "Activity", launchers), rates_row(feed, look, width)]
+    rows += [batch_row(each, look, width) for each in batches]
     recent = recent_rows(feed.view.happenings, look, width, room - len(rows))
     if not recent and empty:
         return [*rows, note_row("nothing loaded or unloaded since you connected")]
