@@ -7,10 +7,20 @@ from collections.abc import Sequence
 from appliance.protocol.engines import EngineState, FailureCause
 from appliance.registry.registry import Registry
 from appliance.slots.board import SlotBoard
-from appliance.slots.decision import Action, Drain, GiveUp, Hold, Start, Stop
+from appliance.slots.decision import (
+    Action,
+    Drain,
+    GiveUp,
+    Hold,
+    Policy,
+    Start,
+    Stop,
+    Wish,
+    decide,
+)
 from appliance.slots.leases import LeaseDesk
 from appliance.slots.lives import EngineLives
-from appliance.slots.plans import Resident
+from appliance.slots.plans import DeviceRoom, Resident
 from appliance.slots.sleep_tier import SleepTier
 from appliance.slots.slot import Running, Slot
 
@@ -67,6 +77,22 @@ class SlotActions:
         """A bug met it on its way to an engine."""
         message = f"The server failed to start it: {error}."
         self._lives.give_up(slot, FailureCause.CRASHED, message, "The server's log says more.")
+
+    def fail_faulty(
+        self,
+        wishes: Sequence[Wish],
+        rooms: Sequence[DeviceRoom],
+        residents: Sequence[Resident],
+        policy: Policy,
+        now: float,
+    ) -> None:
+        """Models that cannot even be decided alone, for a bug; the others go on without them."""
+        for wish in wishes:
+            try:
+                decide([wish], rooms, residents, policy, now)
+            except Exception as error:
+                logger.exception("slots.wish_failed model=%s", wish.model)
+                self.fail(self._board.slot(wish.model), error)
 
     def let_go(self, running: Running, reason: str) -> None:
         """No further requests; the engine sleeps or ends once those in flight are over."""

@@ -20,7 +20,7 @@ from appliance.slots.backoff import FailureSeries
 from appliance.slots.decision import Wish
 from appliance.slots.eviction import expected_cost_s
 from appliance.slots.history import LoadHistory
-from appliance.slots.measuring import estimate_of, report_on
+from appliance.slots.measuring import Estimates, report_on
 from appliance.slots.monitor import DeviceMonitor
 from appliance.slots.planner import plan
 from appliance.slots.plans import (
@@ -72,6 +72,7 @@ class SlotBoard:
         """Set whenever a decision may have changed."""
         self.rate = RequestRate()
         self._changes: dict[str, Changes] = {}
+        self._estimates = Estimates(history, monitor)
 
     def slot(self, model: str) -> Slot:
         """The slot of a known model. Raises ModelNotFoundError."""
@@ -179,7 +180,7 @@ class SlotBoard:
         if known.facts is None:
             return _NOTHING
         known = self._settled(known) if devices is None else known.split_over(devices)
-        return estimate_of(known, self._history, self._monitor)
+        return self._estimates.of(known)
 
     def estimate_report(self, model: str, request: EstimateRequest) -> EstimateReport:
         """The estimate at length. Raises ModelNotFoundError and InvalidRequestError."""
@@ -215,10 +216,20 @@ class SlotBoard:
         return self._wish(slot, self._request_to_wake(running, known), switch_s, now)
 
     def fits_only_elsewhere(self, running: Running, now: float) -> bool:
-        """Whether busy engines are in the way of its wake, and a fresh engine has room at once."""
+        """Whether it cannot be woken soon where it is, and a fresh engine has room at once.
+
+        Busy engines are in its way; or one of its devices cannot be used, then also where others
+        would have to go first.
+        """
         known = self._registry.get(running.supervisor.model)
         rooms = self.rooms()
         others = [each for each in self.residents(now) if each.model != known.id]
+        usable = {room.id for room in rooms if room.is_usable}
+        if any(each.device_id not in usable for each in running.supervisor.placement.shares):
+            elsewhere = plan(rooms, others, self._request(known))
+            return not isinstance(elsewhere, Refuse) and usable.issuperset(
+                room.id for room in elsewhere.devices
+            )
         here = plan(rooms, others, self._request_to_wake(running, known))
         if not isinstance(here, Wait) or all(each.is_leaving for each in here.residents):
             return False

@@ -168,7 +168,9 @@ class _Round:
                     self._take_from(wish, movable, devices, reason)
                 else:
                     self._hold(wish, reason)
-                    self._promise(wish, devices)
+                    # Nobody knows when a broken device is back: the others go on serving.
+                    if all(room.is_usable for room in devices):
+                        self._promise(wish, devices)
 
     def _take_from(
         self,

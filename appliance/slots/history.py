@@ -20,6 +20,11 @@ class LoadHistory:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._loads: dict[str, deque[LoadRecord]] = {}
+        self._of_model: dict[str, dict[str, deque[LoadRecord]]] = {}
+        """The same by model."""
+        self._medians: dict[str, float] = {}
+        self.changes = 0
+        """How often something was remembered: what was worked out before that may be different."""
         self._newest: dict[str, str] = {}
         """For each configuration the fingerprint that was measured last."""
 
@@ -35,12 +40,15 @@ class LoadHistory:
 
     def of_model(self, model: str) -> list[LoadRecord]:
         """Earlier loads of a model in any configuration."""
-        return [load for loads in self._loads.values() for load in loads if load.model == model]
+        return [load for loads in self._of_model.get(model, {}).values() for load in loads]
 
     def median_load_s(self, model: str) -> float | None:
         """Seconds, or None if it was never loaded here."""
-        loads = self.of_model(model)
-        return round(median(load.load_s for load in loads), 1) if loads else None
+        known = self._medians.get(model)
+        if known is None and (loads := self.of_model(model)):
+            known = round(median(load.load_s for load in loads), 1)
+            self._medians[model] = known
+        return known
 
     def measurements(self, configuration: str) -> list[Measurement]:
         """What engines of this configuration took in the environment of the newest of them."""
@@ -62,7 +70,11 @@ class LoadHistory:
         await self._database.write(lambda: add_load(record))
 
     def _remember(self, record: LoadRecord) -> None:
-        self._loads.setdefault(record.fingerprint, deque(maxlen=_KEPT)).append(record)
+        loads = self._loads.setdefault(record.fingerprint, deque(maxlen=_KEPT))
+        loads.append(record)
+        self._of_model.setdefault(record.model, {})[record.fingerprint] = loads
+        self._medians.pop(record.model, None)
+        self.changes += 1
         if record.rank_bytes > 0:
             self._newest[record.configuration] = record.fingerprint
 

@@ -64,11 +64,13 @@ class LeaseDesk:
         max_queue: int,
         queue_timeout_s: float,
         changed: Callable[[Slot], None],
+        used: Callable[[Slot], None],
         expected_wait: Callable[[Slot], float | None],
     ) -> None:
         self._max_queue = max_queue
         self._queue_timeout_s = queue_timeout_s
         self._changed = changed
+        self._used = used
         self._expected_wait = expected_wait
         self._closed = False
 
@@ -93,7 +95,9 @@ class LeaseDesk:
         slot.waiters.append(waiter)
         self._changed(slot)
         try:
-            async with asyncio.timeout(self._queue_timeout_s):
+            # A batch has time, and who asks anew begins to wait anew: it would never be due.
+            is_batch = priority is Priority.BATCH
+            async with asyncio.timeout(None if is_batch else self._queue_timeout_s):
                 running = await waiter.granted
         except TimeoutError:
             self._give_back_grant(slot, waiter)
@@ -146,7 +150,7 @@ class LeaseDesk:
             running.keep_alive_s = keep_alive_s
         running.last_used = time.monotonic()
         slot.last_used_at = datetime.now(UTC)
-        self._changed(slot)
+        self._used(slot)
         return Lease(slot, running, priority)
 
     def _release(self, slot: Slot, running: Running, priority: Priority) -> None:
@@ -154,7 +158,9 @@ class LeaseDesk:
         running.in_flight_batch -= priority is Priority.BATCH
         running.last_used = time.monotonic()
         slot.last_used_at = datetime.now(UTC)
-        self._changed(slot)
+        # Only an engine without work, or without that of people, may go for others.
+        has_people = running.in_flight > running.in_flight_batch
+        (self._used if has_people else self._changed)(slot)
 
     def _give_back_grant(self, slot: Slot, waiter: Waiter) -> None:
         """The client left in the moment in which the lease was granted."""

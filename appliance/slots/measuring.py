@@ -89,6 +89,28 @@ def estimate_of(known: KnownModel, history: LoadHistory, monitor: DeviceMonitor)
     return corrected(wanted, _measurements(known, history, known.settings, known.context_length))
 
 
+class Estimates:
+    """Memory per rank, by what earlier engines took; kept until something changes that counts."""
+
+    def __init__(self, history: LoadHistory, monitor: DeviceMonitor) -> None:
+        self._history = history
+        self._monitor = monitor
+        self._basis: tuple[object, ...] = ()
+        self._kept: dict[tuple[str, int], tuple[KnownModel, Estimate]] = {}
+
+    def of(self, known: KnownModel) -> Estimate:
+        """For a model whose facts are known and whose split is settled."""
+        basis = (self._history.changes, self._monitor.kind, self._monitor.smallest_device_bytes)
+        if self._basis != basis:
+            self._basis, self._kept = basis, {}
+        key = (known.id, known.settings.ranks)
+        kept = self._kept.get(key)
+        if kept is None or kept[0].facts is not known.facts or kept[0].settings != known.settings:
+            found = estimate_of(known, self._history, self._monitor)
+            kept = self._kept[key] = (known, found)
+        return kept[1]
+
+
 def report_on(
     known: KnownModel, request: EstimateRequest, history: LoadHistory, monitor: DeviceMonitor
 ) -> EstimateReport:

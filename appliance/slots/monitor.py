@@ -146,6 +146,9 @@ class DeviceMonitor:
         """
         engine_id = running.supervisor.id
         footprints = self._memory.ended(engine_id, running.pids)
+        if self.kind is DeviceKind.CPU:
+            # It is back with the processes, but the last sample is of before.
+            await self._refresh_or_warn()
         deadline = time.monotonic() + self._freeing_s
         try:
             while footprints:
@@ -164,11 +167,14 @@ class DeviceMonitor:
             self._freeing.pop(engine_id, None)
         return True
 
-    async def _missing(self, footprints: list[Footprint]) -> list[tuple[Footprint, Missing]]:
+    async def _refresh_or_warn(self) -> None:
         try:
             await self.refresh()
         except DeviceError as error:
             logger.warning("devices.unreadable message=%s", error)
+
+    async def _missing(self, footprints: list[Footprint]) -> list[tuple[Footprint, Missing]]:
+        await self._refresh_or_warn()
         readings, starting = self._by_id(), self._starting_bytes()
         found = []
         for footprint in footprints:

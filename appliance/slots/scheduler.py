@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 _TICK_S = 1.0
 _LEAST_S = 0.01
+# So much longer than a decision took, none follows: it gets a fifth of the loop's time at most.
+_REST = 4
 # A person who reads an answer comes back.
 _PEOPLE_STAY_S = 10.0
 
@@ -73,6 +75,7 @@ class SlotScheduler:
             max_queue=settings.max_queue,
             queue_timeout_s=settings.queue_timeout_s,
             changed=self.board.touch,
+            used=lambda slot: self.board.mark_changed(slot.model),
             expected_wait=self.board.expected_wait_s,
         )
         self._lives = EngineLives(
@@ -287,12 +290,16 @@ class SlotScheduler:
     async def _run(self) -> None:
         while True:
             self.board.wake.clear()
-            pause_s = _TICK_S
+            pause_s, took_s = _TICK_S, 0.0
             try:
                 await self._look_for_files()
+                started = time.perf_counter()
                 pause_s = min(self._step(), _TICK_S)
+                took_s = time.perf_counter() - started
             except Exception:  # a bug with one model must not stop all others
                 logger.exception("slots.step_failed")
+            # Where hundreds of models wait a decision takes long; requests go on meanwhile.
+            await asyncio.sleep(_REST * took_s)
             await _wait_for(self.board.wake, pause_s)
 
     async def _look_for_files(self) -> None:
@@ -312,7 +319,15 @@ class SlotScheduler:
         self._actions.take_back_drains(slots, {slot.model for slot in wanted})
         self._actions.end_drains(now)
         wishes = [wish for slot in wanted if (wish := self._wish(slot, now)) is not None]
-        decision = decide(wishes, self.board.rooms(), self.board.residents(now), self._policy, now)
+        if not wishes:
+            return _TICK_S
+        rooms, residents = self.board.rooms(), self.board.residents(now)
+        try:
+            decision = decide(wishes, rooms, residents, self._policy, now)
+        except Exception:
+            logger.exception("slots.decision_failed")
+            self._actions.fail_faulty(wishes, rooms, residents, self._policy, now)
+            return _LEAST_S
         for action in decision.actions:
             self._actions.carry_out(action)
         return _TICK_S if decision.again_at is None else max(decision.again_at - now, _LEAST_S)

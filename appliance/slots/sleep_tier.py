@@ -91,6 +91,8 @@ class SleepTier:
     def wake(self, slot: Slot, running: Running, turn_s: float) -> None:
         """Somebody waits for it, and there is room."""
         running.turn_s = turn_s
+        # Before its task has begun, it may be decided again.
+        running.is_waking = True
         slot.waits_for = None
         self._own(self._wake(slot, running))
 
@@ -126,6 +128,7 @@ class SleepTier:
         except Exception as error:  # those who wait must not wait for ever
             logger.exception("engine.wake_lost model=%s", slot.model)
             running.supervisor.stop(f"the server failed to wake it: {error}")
+        running.is_waking = False
         if running.supervisor.state is EngineState.READY:
             running.measured_at = 0.0
             self._woke(slot)

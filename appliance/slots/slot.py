@@ -46,6 +46,8 @@ class Running:
     must_end: bool = False
     """It is to end, and not to sleep."""
     is_falling_asleep: bool = False
+    is_waking: bool = False
+    """It is about to be woken, or is being woken."""
     sleep_level: Literal[0, 1, 2] | None = None
     """A person wants it to sleep, at this level; 0: at any that the settings allow."""
     pids: frozenset[int] = frozenset()
@@ -63,12 +65,12 @@ class Running:
     def is_asleep(self) -> bool:
         """Whether it has to be woken before it takes requests."""
         is_asleep = self.supervisor.state is EngineState.ASLEEP
-        return is_asleep and not self.is_leaving
+        return is_asleep and not (self.is_leaving or self.is_waking)
 
     @property
     def is_starting(self) -> bool:
         """Whether it loads or wakes."""
-        return self.ready_since is None or self.supervisor.state is EngineState.WAKING
+        return self.ready_since is None or self.is_waking
 
     @property
     def is_at_work(self) -> bool:

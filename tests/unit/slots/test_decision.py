@@ -162,3 +162,11 @@ def test_what_fits_nowhere_is_given_up_and_the_rest_goes_on() -> None:
         wish("huge", need=99, waited=2.0), wish("b"), rooms=[room(free=10)], residents=[]
     )
     assert [type(action) for action in done] == [GiveUp, Start]
+
+
+def test_who_waits_for_a_broken_device_leaves_the_others_to_the_others() -> None:
+    broken = DeviceRoom(id="gpu-1", index=1, total_bytes=10, free_bytes=10, is_usable=False)
+    done = actions(
+        wish("split", tp=2, waited=50.0), wish("small"), rooms=[room(free=10), broken], residents=[]
+    )
+    assert [type(action) for action in done] == [Hold, Start]

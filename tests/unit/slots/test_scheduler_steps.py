@@ -1,0 +1,156 @@
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scheduler_world import StubSupervisor, world
+
+from appliance.config.settings import SlotSettings
+from appliance.errors import DoesNotFitError, UnavailableError
+from appliance.gpu import condition
+from appliance.protocol.devices import DeviceKind
+from appliance.protocol.engines import EngineState
+from appliance.slots.board import SlotBoard
+from appliance.slots.leases import Lease
+from appliance.slots.requests import Changes
+from appliance.slots.slot import Priority
+from appliance.store.database import Database
+from appliance.units import GIB
+from tests.support.wait import wait_until_async
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    database = Database(tmp_path / "appliance.db")
+    await database.open()
+    yield database
+    await database.close()
+
+
+async def test_an_engine_is_woken_once_however_often_is_decided(database: Database) -> None:
+    async with world(database, 10 * GIB, 10 * GIB) as made:
+        made.registry.add("a", sleep="auto", devices=["0"])
+        made.registry.add("b", devices=["1"])
+        made.slots.start()
+        async with made.slots.lease("a"):
+            pass
+        made.slots.sleep("a", 2)
+        await made.settle()
+        running = made.running("a")
+        assert running is not None
+        assert running.is_asleep
+        # Both at once: the start of the other has the scheduler decide again before it waits.
+        made.slots.wake("a")
+        made.slots.load("b")
+        await made.settle()
+        assert running.supervisor.state is EngineState.READY
+        assert made.engines[0].sleep.wakes == 1
+
+
+async def test_nothing_is_decided_for_a_request_to_an_engine_that_is_ready(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(database, 10 * GIB) as made:
+        made.registry.add("a")
+        made.slots.start()
+        async with made.slots.lease("a"):
+            pass
+        await made.settle()
+        looks = 0
+        rooms = SlotBoard.rooms
+
+        def counted(board: SlotBoard) -> Any:
+            nonlocal looks
+            looks += 1
+            return rooms(board)
+
+        monkeypatch.setattr(SlotBoard, "rooms", counted)
+        for _ in range(5):
+            async with made.slots.lease("a"):
+                await made.settle()
+        assert looks == 0
+
+
+async def test_a_sleeper_on_a_lost_device_gives_way_to_a_fresh_engine(database: Database) -> None:
+    async with world(database, 10 * GIB, 10 * GIB) as made:
+        made.registry.add("a", sleep="auto")
+        made.slots.start()
+        async with made.slots.lease("a"):
+            pass
+        made.slots.sleep("a", 2)
+        await made.settle()
+        made.change_device(0, condition=condition.gpu_lost())
+        await made.monitor.refresh()
+        async with asyncio.timeout(5), made.slots.lease("a") as lease:
+            (share,) = lease.running.supervisor.placement.shares
+            assert share.device_id == "sim-1"
+
+
+async def test_a_bug_in_what_is_suggested_to_one_model_leaves_the_others_alone(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Changes) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Changes, "_found", property(fail))
+    async with world(database, 10 * GIB) as made:
+        made.registry.add("large", memory_bytes=20 * GIB)
+        made.registry.add("small")
+        made.slots.start()
+        waiting = asyncio.create_task(_ask(made.slots.lease("large")))
+        async with asyncio.timeout(5), made.slots.lease("small"):
+            pass
+        with pytest.raises((UnavailableError, DoesNotFitError)):
+            await waiting
+
+
+async def _ask(lease: Any) -> None:
+    async with lease:
+        pass
+
+
+async def test_memory_of_an_ended_engine_is_read_again_before_the_next_is_planned(
+    database: Database,
+) -> None:
+    async with world(database, 10 * GIB) as made:
+        made.change_device(0, kind=DeviceKind.CPU, available_bytes=12 * GIB)
+        await made.monitor.refresh()
+        made.registry.add("a")
+        made.registry.add("b")
+
+        def launched(engine: StubSupervisor) -> None:
+            engine.memory_bytes = 10 * GIB
+
+        made.on_launch = launched
+        made.slots.start()
+        async with made.slots.lease("a"):
+            # The last sample is from now, while its memory is in use.
+            made.change_device(0, kind=DeviceKind.CPU, available_bytes=2 * GIB)
+            await made.monitor.refresh()
+        made.change_device(0, kind=DeviceKind.CPU, available_bytes=12 * GIB)
+        async with asyncio.timeout(5), made.slots.lease("b") as lease:
+            assert lease.model == "b"
+
+
+async def test_a_batch_waits_beyond_the_time_after_which_people_are_sent_away(
+    database: Database,
+) -> None:
+    settings = SlotSettings(queue_timeout="0.05s", batch_max_wait="0.3s", min_loaded="0s")
+    async with world(database, 10 * GIB, settings=settings) as made:
+        made.registry.add("a")
+        made.registry.add("b")
+        made.slots.start()
+        async with made.slots.lease("a") as held:
+            asking = asyncio.create_task(_ask(made.slots.lease("b", Priority.BATCH)))
+            # Others are in its way until it is due; then the engine takes no more requests.
+            await wait_until_async(_drained(held))
+        async with asyncio.timeout(5):
+            await asking
+
+
+def _drained(lease: Lease) -> Callable[[], Awaitable[bool]]:
+    async def is_drained() -> bool:
+        return not lease.running.takes_requests
+
+    return is_drained
