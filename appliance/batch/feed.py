@@ -1,11 +1,13 @@
 """Feeds one model with the lines of all batches that want it, a window at a time."""
 
 import asyncio
+import heapq
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 
 import msgspec
 
@@ -27,6 +29,7 @@ _MOST_READ_BYTES = 4 * 1024**2
 _MOST_UNWRITTEN_BYTES = 8 * 1024**2
 _LONGEST_PAUSE_S = 30.0
 _SERVER_ERROR_PAUSE_S = 1.0
+_BROKEN_AT_MOST = 16
 
 _Item = tuple[BatchRun, int, str, bytes]
 
@@ -52,6 +55,10 @@ class ModelFeed:
         self._paused_until = 0.0
         self._is_alone = False
         self._turn = 0
+        self._broken_in_row = 0
+        self._later: list[tuple[float, int, BatchRun, int]] = []
+        """Lines to be tried again at a time; those of the same time by their ticket."""
+        self._ticket = count()
 
     def wake(self) -> None:
         """Something may have changed."""
@@ -64,7 +71,7 @@ class ModelFeed:
             while True:
                 self._wake.clear()
                 await self._fill()
-                if not (self._tasks or self._ready_lines or self._has_lines()):
+                if not (self._tasks or self._ready_lines or self._later or self._has_lines()):
                     return
                 now = time.monotonic()
                 if now - looked_at >= _LOOK_S:
@@ -76,7 +83,9 @@ class ModelFeed:
                 except TimeoutError:
                     continue
         finally:
-            for run, number, _, _ in self._ready_lines:
+            waiting = [(run, number) for run, number, _, _ in self._ready_lines]
+            waiting += [(run, number) for _, _, run, number in self._later]
+            for run, number in waiting:
                 run.pending.setdefault(self._model, deque()).appendleft(number)
             for task in self._tasks:
                 task.cancel()
@@ -84,7 +93,11 @@ class ModelFeed:
 
     async def _fill(self) -> None:
         """Start lines until the window is full."""
-        if time.monotonic() < self._paused_until:
+        now = time.monotonic()
+        while self._later and self._later[0][0] <= now:
+            _, _, run, number = heapq.heappop(self._later)
+            run.put_back(number)
+        if now < self._paused_until:
             return
         while len(self._tasks) < self._allowed():
             item = await self._next()
@@ -183,7 +196,7 @@ class ModelFeed:
                 f"{run.id}-{number}".encode(),
             )
         except Exception as error:  # noqa: BLE001 - a line that breaks us must not do so for ever
-            outcome = Outcome(Fate.SUSPECT, 500, encode_error(openai_error(unexpected(error))))
+            outcome = Outcome(Fate.BROKEN, 500, encode_error(openai_error(unexpected(error))))
         if is_cold:
             waited_s = run.stored.waited_s + time.monotonic() - began
             run.stored = _with_wait(run.stored, waited_s)
@@ -196,6 +209,7 @@ class ModelFeed:
             case Fate.ANSWERED | Fate.REFUSED:
                 is_success = outcome.fate is Fate.ANSWERED
                 run.problem = None
+                self._broken_in_row = 0
                 run.add_result(
                     number, custom_id, outcome.status, outcome.body, is_success=is_success
                 )
@@ -205,6 +219,21 @@ class ModelFeed:
                 assert outcome.error is not None
                 run.put_back(number)
                 self._pause(run, outcome.error)
+            case Fate.BROKEN:
+                # Others may well be answered: it waits alone, and only if none is, all wait.
+                self._broken_in_row += 1
+                if self._broken_in_row % _BROKEN_AT_MOST == 0:
+                    doubled = 2 ** (self._broken_in_row // _BROKEN_AT_MOST - 1)
+                    pause_s = min(_SERVER_ERROR_PAUSE_S * doubled, _LONGEST_PAUSE_S)
+                    self._paused_until = time.monotonic() + pause_s
+                attempts = run.attempts[number] = run.attempts.get(number, 0) + 1
+                if attempts >= _MOST_ATTEMPTS:
+                    run.add_result(
+                        number, custom_id, outcome.status, outcome.body, is_success=False
+                    )
+                else:
+                    due = time.monotonic() + _SERVER_ERROR_PAUSE_S * attempts
+                    heapq.heappush(self._later, (due, next(self._ticket), run, number))
             case Fate.SUSPECT:
                 attempts = run.attempts[number] = run.attempts.get(number, 0) + 1
                 if attempts >= _MOST_ATTEMPTS and is_suspect:

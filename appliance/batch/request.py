@@ -35,6 +35,8 @@ class Fate(Enum):
     """By the engine, for good: it says the same again."""
     AGAIN = auto()
     """Its engine was stopped under it, as planned."""
+    BROKEN = auto()
+    """The engine answered with an error of its own, and lives."""
     SUSPECT = auto()
     """Its engine failed while it worked on it, and perhaps for it."""
     NO_ENGINE = auto()
@@ -79,8 +81,8 @@ async def _ask(lease: Lease, path: str, body: bytes, request_id: bytes) -> Outco
         try:
             return Outcome(Fate.ANSWERED, 200, one_line(answer))
         except (ValueError, RecursionError):
-            return Outcome(Fate.SUSPECT, 502, encode_error(_NO_JSON))
-    fate = Fate.SUSPECT if response.status >= 500 else Fate.REFUSED
+            return Outcome(Fate.BROKEN, 502, encode_error(_NO_JSON))
+    fate = Fate.BROKEN if response.status >= 500 else Fate.REFUSED
     error = encode_error(normalize_engine_error(response.status, answer))
     return Outcome(fate, response.status, error)
 

@@ -85,7 +85,13 @@ class StubEngine:
             data = [{"object": "embedding", "index": 0, "embedding": vector}]
             self.reply_json(writer, 200, {"object": "list", "data": data, "model": self.model})
         else:
-            request = json.loads(body)
+            try:
+                request = json.loads(body)
+                int(request.get("max_tokens") or 5)
+            except (ValueError, TypeError, AttributeError, RecursionError):
+                self.reply_json(writer, 400, {"error": {"message": "bad body", "code": 400}})
+                await writer.drain()
+                return
             # While vLLM fetches a picture its core knows nothing of the request.
             self.running += "fetch" not in body.decode()
             self.idle.clear()

@@ -1,5 +1,7 @@
 """Batches without their pauses."""
 
+import os
+
 import pytest
 
 from appliance.batch import feed, runner
@@ -15,3 +17,10 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         (feed, "_LOOK_S"),
     ):
         monkeypatch.setattr(module, name, 0.02)
+
+
+@pytest.fixture(autouse=True)
+def _no_waits_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of calls is what tests look at."""
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda _: None)

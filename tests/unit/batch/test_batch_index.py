@@ -6,6 +6,7 @@ import json
 import os
 import random
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,29 +25,36 @@ MODELS = {"a": Task.GENERATE, "b": Task.GENERATE, "e": Task.EMBED}
 BOM = b"\xef\xbb\xbf"
 
 
+@pytest.fixture
+def file() -> Iterator[Path]:
+    """One file in memory: thousands of them on a disk take minutes."""
+    descriptor = os.memfd_create("in.jsonl")
+    yield Path(f"/proc/self/fd/{descriptor}")
+    os.close(descriptor)
+
+
 def indexed(
-    directory: Path, content: bytes, endpoint: str = CHAT, limits: Limits = LIMITS
+    file: Path, content: bytes, endpoint: str = CHAT, limits: Limits = LIMITS
 ) -> LineIndex | list[BatchError]:
-    file = directory / "in.jsonl"
     file.write_bytes(content)
     return index_file(file, endpoint, MODELS.get, limits)
 
 
-def reread(directory: Path, index: LineIndex) -> list[bytes]:
-    descriptor = os.open(directory / "in.jsonl", os.O_RDONLY)
+def reread(file: Path, index: LineIndex) -> list[bytes]:
+    descriptor = os.open(file, os.O_RDONLY)
     try:
         return [index.read(descriptor, number) for number in range(len(index))]
     finally:
         os.close(descriptor)
 
 
-def judge(directory: Path, content: bytes) -> LineIndex | list[BatchError]:
+def judge(file: Path, content: bytes) -> LineIndex | list[BatchError]:
     """The property that holds for all bytes."""
-    found = indexed(directory, content)
+    found = indexed(file, content)
     lines = content.split(b"\n")
     if isinstance(found, LineIndex):
         wanted = [line for line in [lines[0].removeprefix(BOM), *lines[1:]] if not is_blank(line)]
-        assert reread(directory, found) == wanted
+        assert reread(file, found) == wanted
         ids = [request_of(line)[0] for line in wanted]
         assert len(set(ids)) == len(ids)
         models = [json.loads(line)["body"]["model"] for line in wanted]
@@ -79,9 +87,9 @@ LINES = st.lists(
 )
 @given(LINES, st.sampled_from([b"\n", b"\r\n", b"\n\n"]), st.booleans(), st.booleans())
 def test_files_made_of_good_and_bad_lines(
-    tmp_path: Path, lines: list[bytes], end: bytes, has_bom: bool, has_end: bool
+    file: Path, lines: list[bytes], end: bytes, has_bom: bool, has_end: bool
 ) -> None:
-    judge(tmp_path, (BOM if has_bom else b"") + end.join(lines) + (end if has_end else b""))
+    judge(file, (BOM if has_bom else b"") + end.join(lines) + (end if has_end else b""))
 
 
 @settings(
@@ -93,8 +101,8 @@ def test_files_made_of_good_and_bad_lines(
 @example(BOM)
 @example(BOM + BOM)
 @example(b"null\n[]\n1\n")
-def test_any_bytes(tmp_path: Path, content: bytes) -> None:
-    judge(tmp_path, content)
+def test_any_bytes(file: Path, content: bytes) -> None:
+    judge(file, content)
 
 
 def mutated(chance: random.Random, content: bytes) -> bytes:
@@ -130,7 +138,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-def test_ten_thousand_mutations(tmp_path: Path) -> None:
+def test_ten_thousand_mutations(file: Path) -> None:
     """Never an exception, never a hang; every error names its line."""
     seed = random.randrange(10**9)
     chance = random.Random(seed)
@@ -142,40 +150,40 @@ def test_ten_thousand_mutations(tmp_path: Path) -> None:
         data = mutated(chance, content)
         began = time.monotonic()
         try:
-            sound += isinstance(judge(tmp_path, data), LineIndex)
+            sound += isinstance(judge(file, data), LineIndex)
         except BaseException as error:
             raise AssertionError(f"seed {seed}, mutation {number}: {data!r}") from error
         assert time.monotonic() - began < 5
     assert 100 < sound < 9_900
 
 
-def test_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:
+def test_lines_end_at_line_feeds_alone(file: Path) -> None:
     said = "a\u2028b\u2029c\x85d\x1ce"
     line = json.dumps(chat_line("r\u2028", text=said), ensure_ascii=False).encode()
-    found = judge(tmp_path, BOM + line + b"\r\n\n \t\r\n" + line.replace(b"r\xe2", b"s\xe2"))
+    found = judge(file, BOM + line + b"\r\n\n \t\r\n" + line.replace(b"r\xe2", b"s\xe2"))
     assert isinstance(found, LineIndex)
     assert len(found) == 2
 
 
-def test_lines_that_pieces_of_the_file_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_that_pieces_of_the_file_cut(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [json.dumps(chat_line(f"r{n}", text="x" * n)).encode() for n in range(60)]
     for size in range(1, 400, 7):
         monkeypatch.setattr("appliance.batch.index._PIECE_BYTES", size)
-        found = indexed(tmp_path, b"\n".join(lines))
+        found = indexed(file, b"\n".join(lines))
         assert isinstance(found, LineIndex)
-        assert reread(tmp_path, found) == lines
+        assert reread(file, found) == lines
 
 
 @pytest.mark.parametrize("piece", [16, 100, 1000, 10**6])
 def test_lines_that_are_too_long_are_named_and_the_others_judged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+    file: Path, monkeypatch: pytest.MonkeyPatch, piece: int
 ) -> None:
     monkeypatch.setattr("appliance.batch.index._PIECE_BYTES", piece)
     good = json.dumps(chat_line("r1")).encode()
     limits = Limits(lines=10, line_bytes=len(good))
     long = b"x" * (3 * len(good))
     content = b"\n".join([good, long, b"{", good + b" ", good, long])
-    found = indexed(tmp_path, content, limits=limits)
+    found = indexed(file, content, limits=limits)
     assert isinstance(found, list)
     assert [(each.line, each.code) for each in found] == [
         (2, "line_too_long"),
@@ -186,9 +194,9 @@ def test_lines_that_are_too_long_are_named_and_the_others_judged(
     ]
 
 
-def one_error(directory: Path, **changes: Any) -> tuple[str, str | None]:
+def one_error(file: Path, **changes: Any) -> tuple[str, str | None]:
     line = {**chat_line("r1"), **changes}
-    found = indexed(directory, json.dumps(line).encode())
+    found = indexed(file, json.dumps(line).encode())
     assert isinstance(found, list)
     (error,) = found
     assert error.line == 1
@@ -220,39 +228,39 @@ def one_error(directory: Path, **changes: Any) -> tuple[str, str | None]:
     ],
 )
 def test_what_is_wrong_with_a_line(
-    tmp_path: Path, changes: dict[str, Any], code: str, param: str
+    file: Path, changes: dict[str, Any], code: str, param: str
 ) -> None:
-    assert one_error(tmp_path, **changes) == (code, param)
+    assert one_error(file, **changes) == (code, param)
 
 
-def test_stream_false_is_no_stream(tmp_path: Path) -> None:
+def test_stream_false_is_no_stream(file: Path) -> None:
     line = chat_line("r1")
     line["body"]["stream"] = False
-    assert isinstance(judge(tmp_path, jsonl([line])), LineIndex)
+    assert isinstance(judge(file, jsonl([line])), LineIndex)
 
 
-def test_ids_are_compared_as_they_stand(tmp_path: Path) -> None:
+def test_ids_are_compared_as_they_stand(file: Path) -> None:
     ids = ["é", "e\u0301", " é", "É", "r", "R", "r ", "0", "00", "\u0000", "x" * 1000]
-    assert isinstance(judge(tmp_path, jsonl([chat_line(each) for each in ids])), LineIndex)
+    assert isinstance(judge(file, jsonl([chat_line(each) for each in ids])), LineIndex)
     # The same text, written differently.
     escaped = json.dumps(chat_line("é")).encode() + b"\n"
     plain = json.dumps(chat_line("é"), ensure_ascii=False).encode()
-    found = judge(tmp_path, escaped + plain)
+    found = judge(file, escaped + plain)
     assert isinstance(found, list)
     assert [(each.line, each.code) for each in found] == [(2, "duplicate_custom_id")]
 
 
-def test_of_two_equal_keys_the_last_counts_everywhere(tmp_path: Path) -> None:
+def test_of_two_equal_keys_the_last_counts_everywhere(file: Path) -> None:
     start = b'{"custom_id":"x","method":"POST","url":"/v1/chat/completions",'
     body = b'"body":{"model":"nobody","messages":[],"model":"a"},"custom_id":"y"}'
-    found = judge(tmp_path, start + body)
+    found = judge(file, start + body)
     assert isinstance(found, LineIndex)
     assert found.models == ["a"]
-    (line,) = reread(tmp_path, found)
+    (line,) = reread(file, found)
     assert request_of(line)[0] == "y"
 
 
-def test_what_was_found_sound_can_be_read_at_any_depth_of_the_stack(tmp_path: Path) -> None:
+def test_what_was_found_sound_can_be_read_at_any_depth_of_the_stack(file: Path) -> None:
     def deeper(frames: int, line: bytes) -> tuple[str, bytes]:
         return request_of(line) if not frames else deeper(frames - 1, line)
 
@@ -270,24 +278,24 @@ def test_what_was_found_sound_can_be_read_at_any_depth_of_the_stack(tmp_path: Pa
     assert isinstance(found, list)
 
 
-def test_names_of_models_are_not_repeated_without_end(tmp_path: Path) -> None:
+def test_names_of_models_are_not_repeated_without_end(file: Path) -> None:
     line = chat_line("r", model="m" * 3000)
-    found = judge(tmp_path, jsonl([line]))
+    found = judge(file, jsonl([line]))
     assert isinstance(found, list)
     assert len(found[0].message) < 300
 
 
-def test_a_hundred_errors_are_enough(tmp_path: Path) -> None:
-    found = judge(tmp_path, b"{\n" * 500)
+def test_a_hundred_errors_are_enough(file: Path) -> None:
+    found = judge(file, b"{\n" * 500)
     assert isinstance(found, list)
     assert [each.line for each in found] == list(range(1, 101))
 
 
-def test_too_many_lines_and_too_many_inputs(tmp_path: Path) -> None:
+def test_too_many_lines_and_too_many_inputs(file: Path) -> None:
     lines = jsonl([chat_line(f"r{n}") for n in range(5)])
-    exact = indexed(tmp_path, lines, limits=Limits(lines=5, line_bytes=1000))
+    exact = indexed(file, lines, limits=Limits(lines=5, line_bytes=1000))
     assert isinstance(exact, LineIndex)
-    found = indexed(tmp_path, lines, limits=Limits(lines=4, line_bytes=1000))
+    found = indexed(file, lines, limits=Limits(lines=4, line_bytes=1000))
     assert isinstance(found, list)
     assert [each.code for each in found] == ["too_many_tasks"]
     url = "/v1/embeddings"
@@ -297,16 +305,16 @@ def test_too_many_lines_and_too_many_inputs(tmp_path: Path) -> None:
         for n, given in enumerate([half, half, [1, 2, 3]])
     ]
     limits = Limits(lines=10, line_bytes=2**20)
-    assert isinstance(indexed(tmp_path, jsonl(embed[:2]), url, limits), LineIndex)
-    too_many = indexed(tmp_path, jsonl(embed), url, limits)
+    assert isinstance(indexed(file, jsonl(embed[:2]), url, limits), LineIndex)
+    too_many = indexed(file, jsonl(embed), url, limits)
     assert isinstance(too_many, list)
     assert [each.code for each in too_many] == ["too_many_inputs"]
 
 
-def test_a_hundred_thousand_lines_take_little_time_and_memory(tmp_path: Path) -> None:
+def test_a_hundred_thousand_lines_take_little_time_and_memory(file: Path) -> None:
     content = jsonl([chat_line(f"r{n}") for n in range(100_000)])
     began = time.process_time()
-    found = indexed(tmp_path, content, limits=Limits(lines=100_000, line_bytes=4096))
+    found = indexed(file, content, limits=Limits(lines=100_000, line_bytes=4096))
     assert isinstance(found, LineIndex)
     assert len(found) == 100_000
     assert time.process_time() - began < 10

@@ -652,3 +652,41 @@ async def test_left_over_directories_go_at_the_next_start(tmp_path: Path) -> Non
     async with World(tmp_path):
         assert [each.name for each in (tmp_path / "batches").iterdir()] == ["lost+found"]
         assert [each.name for each in (tmp_path / "files").iterdir()] == ["lost+found"]
+
+
+async def test_errors_of_a_living_engine_do_not_hold_up_the_other_lines(tmp_path: Path) -> None:
+    tries: dict[str, int] = {}
+
+    async def serve(path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+        text = body["messages"][0]["content"]
+        tries[text] = tries.get(text, 0) + 1
+        number = int(text[1:])
+        if number % 10 == 0 or (number % 10 == 1 and tries[text] < 3):
+            return 500, b'{"error":{"message":"boom","code":500}}'
+        return await echo(path, body)
+
+    async with World(tmp_path, serve=serve) as world:
+        ended = await world.ended((await world.submit(many(400))).id)
+        errors = world.lines(ended.error_file_id)
+        assert errors.keys() == {f"r{n}" for n in range(0, 400, 10)}
+        assert {line["response"]["status_code"] for line in errors.values()} == {500}
+        assert ended.request_counts.completed == 360
+        assert all(tries[f"r{n}"] == 3 for n in range(400) if n % 10 < 2)
+        assert all(tries[f"r{n}"] == 1 for n in range(400) if n % 10 > 1)
+
+
+async def test_lines_that_wait_for_another_try_end_with_a_cancelled_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("appliance.batch.feed._SERVER_ERROR_PAUSE_S", 3600)
+
+    async def serve(_: str, __: dict[str, Any]) -> tuple[int, bytes]:
+        return 500, b""
+
+    async with World(tmp_path, serve=serve) as world:
+        batch = await world.submit(many(5))
+        await world.until(lambda: len(world.slots.asked) == 5)
+        await world.service.cancel(batch.id)
+        ended = await world.ended(batch.id)
+        assert ended.status is BatchStatus.CANCELLED
+        assert len(world.lines(ended.error_file_id)) == 5
