@@ -39,19 +39,32 @@ def place_of(batch_id: str, line: bytes) -> tuple[int, str]:
     return line_number(batch_id, result.id), result.custom_id
 
 
-def answer_of(line: bytes) -> Answer:
-    """The answer of a line of an output or error file. Raises MsgspecError."""
+def answer_of(line: bytes) -> tuple[Answer, bytes | None]:
+    """The answer of a line of a result file, and what is equal where answers are equal.
+
+    The latter is None where there is no answer. Raises MsgspecError.
+    """
     result = _decode(line)
     response = result.response
     if response is None:
-        return Answer(error=_message(result.error))
+        return Answer(error=_message(result.error)), None
     body = response.body if isinstance(response.body, dict) else {}
     if response.status_code != 200:
-        return Answer(status_code=response.status_code, error=_message(body.get("error")))
+        error = _message(body.get("error"))
+        return Answer(status_code=response.status_code, error=error), None
     usage = body.get("usage")
-    return Answer(
+    answer = Answer(
         status_code=200, text=text_of(body), usage=usage if isinstance(usage, dict) else None
     )
+    return answer, _content(body, answer.text or "")
+
+
+def _content(body: dict[str, Any], text: str) -> bytes:
+    """The words; of vectors and scores all numbers, of which the text is a short form."""
+    for name in ("data", "results"):
+        if name in body:
+            return msgspec.json.encode(body[name])
+    return text.encode()
 
 
 def text_of(body: dict[str, Any]) -> str:
@@ -59,6 +72,9 @@ def text_of(body: dict[str, Any]) -> str:
     match body:
         case {"choices": [{"message": {"content": str(text)}}, *_]}:
             return text
+        case {"choices": [{"message": {"tool_calls": [*calls]}}, *_]} if calls:
+            # Without their ids, which are new each time.
+            return msgspec.json.encode([call.get("function") for call in calls]).decode()
         case {"choices": [{"text": str(text)}, *_]}:
             return text
         case {"output": [*items]}:

@@ -112,11 +112,11 @@ class _Results:
         self.places[custom_id] = (number, self._file.tell(), len(line))
         self._file.write(line)
 
-    def answer(self, custom_id: str) -> Answer | None:
-        """None if it has no such request."""
+    def answer(self, custom_id: str) -> tuple[Answer | None, bytes | None]:
+        """The answer and its content; None if it has no such request."""
         place = self.places.get(custom_id)
         if place is None:
-            return None
+            return None, None
         _, offset, length = place
         self._file.flush()
         return answer_of(os.pread(self._file.fileno(), length, offset))
@@ -128,11 +128,12 @@ def _rows(names: list[str], results: list[_Results]) -> Iterator[Row]:
     ids = sorted(first, key=lambda custom_id: first[custom_id][0])
     ids += dict.fromkeys(name for places in others for name in places if name not in first)
     for custom_id in ids:
-        answers = [each.answer(custom_id) for each in results]
-        texts = {None if each is None else each.text for each in answers}
+        found = [each.answer(custom_id) for each in results]
+        answers = [answer for answer, _ in found]
+        contents = {content for _, content in found}
         yield Row(
             custom_id=custom_id,
-            is_same=len(texts) == 1 and None not in texts,
+            is_same=len(contents) == 1 and None not in contents,
             answers=dict(zip(names, answers, strict=True)),
         )
 

@@ -4,7 +4,7 @@ All of it streams; in memory is a few bytes for each line.
 """
 
 import codecs
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,12 +42,12 @@ _decode_url = msgspec.json.Decoder(_Url).decode
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-def limits_of(url: str | None) -> Limits:
+def limits_of(url: str | None, environ: Mapping[str, str]) -> Limits:
     """Those of the server on this machine; one elsewhere says itself what is too much."""
-    if url is not None:
+    if url or environ.get("APPLIANCE_URL"):
         return Limits(lines=_UNLIMITED, line_bytes=_UNLIMITED)
     try:
-        settings = load_settings(find_paths().config_file).batches
+        settings = load_settings(find_paths(environ).config_file, environ=environ).batches
     except (ConfigError, OSError):
         settings = BatchSettings()
     return Limits(

@@ -1,6 +1,7 @@
 """submit, validate and retry: from a file of requests to a batch."""
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -78,7 +79,7 @@ def submit(client: ServerClient, args: argparse.Namespace) -> list[Batch]:
         files = list(_copies(args, Path(directory)))
         for file in files:
             # Nothing is uploaded before all of them are sound.
-            checked(file, endpoint, tasks.get, limits_of(args.url))
+            checked(file, endpoint, tasks.get, limits_of(args.url, os.environ))
         for file in files:
             with file.open("rb") as content:
                 made.append(start(client, content, args.file.name, endpoint, args.window, metadata))
@@ -117,7 +118,7 @@ def validate(args: argparse.Namespace) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="appliance-batch-") as directory:
             for file in _copies(args, Path(directory)):
-                index = checked(file, endpoint, task_of, limits_of(args.url))
+                index = checked(file, endpoint, task_of, limits_of(args.url, os.environ))
                 requests = len(index)
                 models |= dict.fromkeys(index.models)
     except InvalidFileError as error:

@@ -49,10 +49,28 @@ def line(response: object, error: object = None) -> bytes:
 def test_lines_without_an_answer_say_why() -> None:
     body = {"error": {"message": "too long"}}
     refused = answer_of(line({"status_code": 400, "body": body}))
-    assert refused == Answer(status_code=400, error="too long")
+    assert refused == (Answer(status_code=400, error="too long"), None)
     never = answer_of(line(None, {"code": "batch_expired", "message": "too late"}))
-    assert never == Answer(error="too late")
-    assert answer_of(line({"status_code": 500, "body": None})).error == "no reason given"
+    assert never == (Answer(error="too late"), None)
+    assert answer_of(line({"status_code": 500, "body": None}))[0].error == "no reason given"
+
+
+def content(**body: Any) -> bytes | None:
+    return answer_of(line({"status_code": 200, "body": body}))[1]
+
+
+def test_answers_are_the_same_only_if_all_of_them_is() -> None:
+    vectors = [content(id=n, data=[{"embedding": [0.5, last]}]) for n, last in enumerate([1, 1, 2])]
+    assert vectors[0] == vectors[1] != vectors[2]
+    scores = [content(data=[{"score": score}]) for score in (0.123451, 0.123452)]
+    assert scores[0] != scores[1]
+    texts = [content(id=n, choices=[{"message": {"content": "Hi"}}]) for n in range(2)]
+    assert texts[0] == texts[1] != content(choices=[{"message": {"content": "Ho"}}])
+    calls = [
+        content(choices=[{"message": {"content": None, "tool_calls": [{"id": n, "function": f}]}}])
+        for n, f in enumerate([{"name": "a"}, {"name": "a"}, {"name": "b"}])
+    ]
+    assert calls[0] == calls[1] != calls[2]
 
 
 def test_a_cell_is_one_line_of_its_width() -> None:

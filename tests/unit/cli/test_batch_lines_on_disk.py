@@ -14,6 +14,7 @@ from appliance.cli.batch.requests import (
     checked,
     copy_lines,
     endpoint_of,
+    limits_of,
     with_model,
 )
 from appliance.cli.batch.results import split
@@ -88,3 +89,19 @@ def test_lines_are_split_at_line_feeds_alone(size: int) -> None:
     assert list(split(pieces)) == ["a\u2028\x0bb".encode(), b"", b"c\r", b"last"]
     assert list(split([b"a\n", b"b\n"])) == [b"a", b"b"]
     assert list(split([])) == []
+
+
+def test_limits_are_those_of_the_server_that_is_asked(tmp_path: Path) -> None:
+    home = {"APPLIANCE_HOME": str(tmp_path)}
+    assert limits_of(None, home).lines == 50_000
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.toml").write_text("[batches]\nmax_lines = 7\nsingle_model = true")
+    assert limits_of(None, home) == Limits(lines=7, line_bytes=4 * 1024**2, single_model=True)
+    assert limits_of(None, {**home, "APPLIANCE_BATCHES_MAX_LINES": "9"}).lines == 9
+    for elsewhere in (
+        limits_of("http://box", home),
+        limits_of(None, {"APPLIANCE_URL": "http://x"}),
+    ):
+        assert elsewhere.lines > 10**6
+    (tmp_path / "config/config.toml").write_text("[nonsense")
+    assert limits_of(None, home).lines == 50_000
