@@ -43,6 +43,7 @@ from appliance.slots.views import at_most, model_view
 # Without an earlier load to go by: a start, and weights from a fast disk.
 _USUAL_START_S = 10.0
 _USUAL_READ_BYTES_PER_S = 10**9
+_BATCH_PAUSES_S = 5.0
 _NOTHING = Estimate()
 
 
@@ -338,7 +339,10 @@ class SlotBoard:
         rate_per_s = self.slot(known.id).arrivals.per_second(now)
         reload_s = self._lost_s(running, known)
         is_batch_only = running.in_flight > 0 and running.in_flight == running.in_flight_batch
-        is_in_turn = running.in_flight > 0 or running.turn_s > self._settings.min_loaded_s
+        # A batch pauses between its requests; one that is over needs its turn no more.
+        is_paused = now - running.last_used < _BATCH_PAUSES_S
+        is_batch_turn = running.turn_s > self._settings.min_loaded_s
+        is_in_turn = running.in_flight > 0 or (is_batch_turn and is_paused)
         kept_s = running.turn_s if is_in_turn else 0.0
         return Resident(
             engine_id=supervisor.id,

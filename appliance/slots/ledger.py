@@ -17,7 +17,7 @@ class Holding:
     pids: frozenset[int]
     is_starting: bool
     is_going: bool = False
-    """It was told to end, or has ended, and its memory is not verified back."""
+    """It falls asleep, was told to end, or has ended; its memory is not verified back."""
 
 
 def used_by(holding: Holding, reading: Reading) -> int:

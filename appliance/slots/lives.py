@@ -212,7 +212,10 @@ class EngineLives:
 
     def _fail_slot(self, slot: Slot, failure: Failure, pause: float | None) -> None:
         """Remember and announce why; `pause` None: until a person acts."""
-        is_news = slot.failure is None or slot.failure.message != failure.message
+        # What is free changes all the time, and with it the words of what does not fit.
+        said, fits = slot.failure, failure.cause is not FailureCause.DOES_NOT_FIT
+        is_news = said is None or said.cause is not failure.cause
+        is_news = is_news or (fits and said is not None and said.message != failure.message)
         slot.wanted_since, slot.waits_for = None, None
         slot.retry_at = None if pause is None else time.monotonic() + pause
         retry = None if pause is None else datetime.now(UTC) + timedelta(seconds=pause)

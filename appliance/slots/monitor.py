@@ -324,7 +324,7 @@ def holdings_of(running: Running) -> list[Holding]:
             device_id=share.device_id,
             pids=running.pids,
             is_starting=running.is_starting and not supervisor.has_ended,
-            is_going=supervisor.is_stopping or supervisor.has_ended,
+            is_going=(supervisor.is_stopping or supervisor.has_ended or running.is_falling_asleep),
         )
         for rank, share in enumerate(supervisor.placement.shares)
     ]

@@ -316,7 +316,7 @@ class SlotScheduler:
         self._want_always_on(now)
         slots = list(self._slots.values())
         wanted = [slot for slot in slots if slot.oldest_wish() is not None]
-        self._actions.take_back_drains(slots, {slot.model for slot in wanted})
+        self._actions.take_back_drains(slots, {each.model for each in wanted if each.lacks_engine})
         self._actions.end_drains(now)
         wishes = [wish for slot in wanted if (wish := self._wish(slot, now)) is not None]
         if not wishes:

@@ -130,6 +130,12 @@ class Slot:
         kept = [each for each in (self.last, self.first) if each is not None]
         return kept if self.last is not self.first else kept[:1]
 
+    @property
+    def lacks_engine(self) -> bool:
+        """Whether none is up or on its way up."""
+        running = self.running
+        return running is None or running.is_asleep or running.is_leaving
+
     def is_series_over(self, now: float) -> bool:
         """Whether its engine has been ready for so long that earlier failures are history."""
         since = self.running.ready_since if self.running is not None else None

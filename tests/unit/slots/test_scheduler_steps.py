@@ -1,5 +1,6 @@
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from appliance.errors import DoesNotFitError, UnavailableError
 from appliance.gpu import condition
 from appliance.protocol.devices import DeviceKind
 from appliance.protocol.engines import EngineState
+from appliance.protocol.events import AlertRaised
 from appliance.slots.board import SlotBoard
-from appliance.slots.leases import Lease
 from appliance.slots.requests import Changes
 from appliance.slots.slot import Priority
 from appliance.store.database import Database
@@ -36,15 +37,14 @@ async def test_an_engine_is_woken_once_however_often_is_decided(database: Databa
         async with made.slots.lease("a"):
             pass
         made.slots.sleep("a", 2)
-        await made.settle()
         running = made.running("a")
         assert running is not None
-        assert running.is_asleep
+        await _until(lambda: running.is_asleep)
         # Both at once: the start of the other has the scheduler decide again before it waits.
         made.slots.wake("a")
         made.slots.load("b")
-        await made.settle()
-        assert running.supervisor.state is EngineState.READY
+        await _until(lambda: running.supervisor.state is EngineState.READY)
+        await _until(lambda: made.slots.is_ready("b"))
         assert made.engines[0].sleep.wakes == 1
 
 
@@ -79,7 +79,8 @@ async def test_a_sleeper_on_a_lost_device_gives_way_to_a_fresh_engine(database: 
         async with made.slots.lease("a"):
             pass
         made.slots.sleep("a", 2)
-        await made.settle()
+        sleeper = made.engines[0]
+        await _until(lambda: sleeper.state is EngineState.ASLEEP)
         made.change_device(0, condition=condition.gpu_lost())
         await made.monitor.refresh()
         async with asyncio.timeout(5), made.slots.lease("a") as lease:
@@ -144,13 +145,83 @@ async def test_a_batch_waits_beyond_the_time_after_which_people_are_sent_away(
         async with made.slots.lease("a") as held:
             asking = asyncio.create_task(_ask(made.slots.lease("b", Priority.BATCH)))
             # Others are in its way until it is due; then the engine takes no more requests.
-            await wait_until_async(_drained(held))
+            await _until(lambda: not held.running.takes_requests)
         async with asyncio.timeout(5):
             await asking
 
 
-def _drained(lease: Lease) -> Callable[[], Awaitable[bool]]:
-    async def is_drained() -> bool:
-        return not lease.running.takes_requests
+async def test_a_drained_engine_serves_on_once_its_place_is_not_needed(database: Database) -> None:
+    settings = SlotSettings(max_wait="0.1s", min_loaded="0s")
+    async with world(database, 10 * GIB, 10 * GIB, settings=settings) as made:
+        for model in "abc":
+            made.registry.add(model)
+        made.slots.start()
+        async with made.slots.lease("a") as of_a, made.slots.lease("b") as of_b:
+            asking = asyncio.create_task(_ask(made.slots.lease("c")))
+            made.on_launch = lambda engine: engine.may_load.clear()
+            await _until(lambda: not (of_a.running.takes_requests and of_b.running.takes_requests))
+            drained, other = (of_b, of_a) if of_a.running.takes_requests else (of_a, of_b)
+            # The other one dies, so that there is room for the new one, which takes long to load.
+            other.running.supervisor.stop("test")
+            await _until(lambda: drained.running.takes_requests)
+            assert made.running("c") is not None
+            assert not asking.done()
+        made.engines[-1].may_load.set()
+        await asking
 
-    return is_drained
+
+async def test_nothing_starts_on_a_gpu_while_an_engine_falls_asleep_there(
+    database: Database,
+) -> None:
+    async with world(database, 30 * GIB) as made:
+        made.change_device(0, kind=DeviceKind.GPU, available_bytes=30 * GIB)
+        await made.monitor.refresh()
+        made.registry.add("a", sleep="auto")
+        made.slots.start()
+        async with made.slots.lease("a") as lease:
+            running = lease.running
+        running.is_falling_asleep = True
+        (room,) = made.slots.board.rooms()
+        assert room.is_freeing
+        running.is_falling_asleep = False
+
+
+async def test_a_model_that_does_not_fit_is_told_of_once(database: Database) -> None:
+    async with world(database, 10 * GIB) as made:
+        made.registry.add("a", memory_bytes=20 * GIB)
+        made.registry.add("b")
+        made.slots.start()
+        with pytest.raises(DoesNotFitError):
+            await _ask(made.slots.lease("a"))
+        slot = made.slots.board.slot("a")
+        first = slot.failure
+        async with made.slots.lease("b"):
+            slot.retry_at, slot.wanted_since = 0.0, time.monotonic()
+            made.slots.board.wake.set()
+            await _until(lambda: slot.failure is not first)
+        assert first is not None
+        assert slot.failure is not None
+        assert slot.failure.message != first.message
+        alerts = [each for each in made.events if isinstance(each, AlertRaised)]
+        assert len(alerts) == 1
+
+
+async def test_a_batch_that_is_over_needs_its_turn_no_more(database: Database) -> None:
+    settings = SlotSettings(batch_turn="60s", min_loaded="2s")
+    async with world(database, 10 * GIB, settings=settings) as made:
+        made.registry.add("a")
+        made.slots.start()
+        async with made.slots.lease("a", Priority.BATCH) as lease:
+            running = lease.running
+        running.turn_s = 60.0
+        (now_paused,) = made.slots.board.residents(running.last_used + 1)
+        (over,) = made.slots.board.residents(running.last_used + 10)
+        assert now_paused.kept_until > running.last_used + 50
+        assert over.kept_until < running.last_used + 10
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    async def is_true() -> bool:
+        return condition()
+
+    await wait_until_async(is_true)
