@@ -23,8 +23,7 @@ class LoadHistory:
         self._of_model: dict[str, dict[str, deque[LoadRecord]]] = {}
         """The same by model."""
         self._medians: dict[str, float] = {}
-        self.changes = 0
-        """How often something was remembered: what was worked out before that may be different."""
+        self._changes: dict[str, int] = {}
         self._newest: dict[str, str] = {}
         """For each configuration the fingerprint that was measured last."""
 
@@ -41,6 +40,10 @@ class LoadHistory:
     def of_model(self, model: str) -> list[LoadRecord]:
         """Earlier loads of a model in any configuration."""
         return [load for loads in self._of_model.get(model, {}).values() for load in loads]
+
+    def changes(self, model: str) -> int:
+        """How often a load was remembered: what was worked out before that may be different."""
+        return self._changes.get(model, 0)
 
     def median_load_s(self, model: str) -> float | None:
         """Seconds, or None if it was never loaded here."""
@@ -74,7 +77,7 @@ class LoadHistory:
         loads.append(record)
         self._of_model.setdefault(record.model, {})[record.fingerprint] = loads
         self._medians.pop(record.model, None)
-        self.changes += 1
+        self._changes[record.model] = self.changes(record.model) + 1
         if record.rank_bytes > 0:
             self._newest[record.configuration] = record.fingerprint
 

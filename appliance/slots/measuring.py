@@ -95,20 +95,21 @@ class Estimates:
     def __init__(self, history: LoadHistory, monitor: DeviceMonitor) -> None:
         self._history = history
         self._monitor = monitor
-        self._basis: tuple[object, ...] = ()
-        self._kept: dict[tuple[str, int], tuple[KnownModel, Estimate]] = {}
+        self._kept: dict[tuple[str, int], tuple[KnownModel, object, Estimate]] = {}
 
     def of(self, known: KnownModel) -> Estimate:
         """For a model whose facts are known and whose split is settled."""
-        basis = (self._history.changes, self._monitor.kind, self._monitor.smallest_device_bytes)
-        if self._basis != basis:
-            self._basis, self._kept = basis, {}
+        monitor = self._monitor
+        basis = (self._history.changes(known.id), monitor.kind, monitor.smallest_device_bytes)
         key = (known.id, known.settings.ranks)
-        kept = self._kept.get(key)
-        if kept is None or kept[0].facts is not known.facts or kept[0].settings != known.settings:
-            found = estimate_of(known, self._history, self._monitor)
-            kept = self._kept[key] = (known, found)
-        return kept[1]
+        if key in self._kept:
+            of, kept_basis, found = self._kept[key]
+            is_same = of.facts is known.facts and of.settings == known.settings
+            if is_same and kept_basis == basis:
+                return found
+        found = estimate_of(known, self._history, monitor)
+        self._kept[key] = (known, basis, found)
+        return found
 
 
 def report_on(

@@ -58,7 +58,8 @@ def model_view(
         engine_id=engine.id if engine else None,
         placement=engine.placement if engine and is_up else None,
         progress=engine.progress if engine and is_up else None,
-        failure=slot.failure,
+        # Of an engine that has failed and whose memory is not back yet, it says why already.
+        failure=(supervisor.failure if is_up and supervisor else None) or slot.failure,
         first_failure=_first_failure(slot, now),
         waiting=sum(not waiter.granted.done() for waiter in slot.waiters),
         waits_for=slot.waits_for if running is None or running.is_asleep else None,

@@ -16,7 +16,7 @@ from appliance.estimate.estimator import Estimate
 from appliance.gpu.reading import Reading
 from appliance.gpu.simulated import SimulatedReader
 from appliance.protocol.devices import DeviceKind
-from appliance.protocol.engines import Engine, EngineState, Failure
+from appliance.protocol.engines import Engine, EngineState, Failure, FailureCause
 from appliance.protocol.events import Event
 from appliance.protocol.models import ModelSettings, Task
 from appliance.protocol.sleep import SleepLevel, SleepVerdict
@@ -162,6 +162,13 @@ class StubSupervisor:
     def stop(self, reason: str) -> None:
         self._ending.set()
         self.may_load.set()
+
+    def fail(self, message: str) -> None:
+        self.failure = Failure(
+            cause=FailureCause.CRASHED, message=message, hint="", at=datetime.now(UTC)
+        )
+        self._states.to(EngineState.FAILED, message)
+        self.stop(message)
 
     def pids(self) -> set[int]:
         return set()

@@ -1,6 +1,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from appliance.protocol.devices import DeviceKind
 from appliance.protocol.engines import EngineState
 from appliance.protocol.events import AlertRaised
 from appliance.slots.board import SlotBoard
+from appliance.slots.history import fingerprint
 from appliance.slots.requests import Changes
 from appliance.slots.slot import Priority
 from appliance.store.database import Database
+from appliance.store.models import LoadRecord
 from appliance.units import GIB
 from tests.support.wait import wait_until_async
 
@@ -225,3 +228,43 @@ async def _until(condition: Callable[[], bool]) -> None:
         return condition()
 
     await wait_until_async(is_true)
+
+
+async def test_a_model_says_why_it_failed_as_soon_as_it_says_that_it_did(
+    database: Database,
+) -> None:
+    async with world(database, 10 * GIB) as made:
+        made.registry.add("a")
+        made.slots.start()
+        async with made.slots.lease("a"):
+            # Its memory is not back yet, so the slot is still its own.
+            made.engines[0].fail("it died")
+            model = made.slots.board.model("a")
+            assert model.state is EngineState.FAILED
+            assert model.failure is not None
+            assert model.failure.message == "it died"
+
+
+async def test_an_estimate_follows_settings_and_measurements(database: Database) -> None:
+    async with world(database, 80 * GIB) as made:
+        made.registry.add("a", memory_bytes=None)
+        board, known = made.slots.board, made.registry.get("a")
+        before = board.estimate(known)
+        assert board.estimate(known) is before
+        made.registry.add("a", memory_bytes=None, max_sequences=1)
+        assert board.estimate(made.registry.get("a")).total_bytes < before.total_bytes
+        took = before.total_bytes + GIB
+        await made.history.add(
+            LoadRecord(
+                model="a",
+                fingerprint="f",
+                load_s=1.0,
+                phases={},
+                memory_bytes=took,
+                at=datetime.now(UTC),
+                configuration=fingerprint("a", known.settings, "", known.context_length),
+                rank_bytes=took,
+                kv_cache_bytes=before.kv_cache_bytes,
+            )
+        )
+        assert board.estimate(known).total_bytes == took
