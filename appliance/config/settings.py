@@ -88,7 +88,7 @@ class SlotSettings(_Section, frozen=True, kw_only=True):
     asleep_timeout: str | float = "4h"
     """A sleeping model that nobody asks for is unloaded after this; `never` keeps it."""
     queue_timeout: str | float = "30m"
-    """A request that waited this long is given up with 503."""
+    """A request of people that waited this long is given up with 503."""
 
     @property
     def idle_timeout_s(self) -> float:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from appliance.config.settings import SlotSettings
@@ -91,9 +91,10 @@ class SlotBoard:
     def flush_changes(self) -> None:
         """Publish the models that changed since the last call (a few times a second)."""
         changed, self._changed = self._changed, set()
+        rooms = self.rooms() if changed else []
         for model in changed:
             if model in self._slots:
-                self._publish(ModelChanged(model=self.model(model)))
+                self._publish(ModelChanged(model=self._model(model, rooms)))
 
     def keep_ended(
         self,
@@ -151,11 +152,14 @@ class SlotBoard:
 
     def model(self, model: str) -> Model:
         """One model as it is now. Raises ModelNotFoundError."""
+        return self._model(model, self.rooms())
+
+    def _model(self, model: str, rooms: Sequence[DeviceRoom]) -> Model:
         known = self._registry.get(model)
         return model_view(
             known,
             self.slot(model),
-            wanted=self.estimate(known),
+            wanted=self.estimate(self._settled(known, rooms)),
             idle_timeout_s=self.idle_timeout_s(known),
             sleep=self._sleep_history.of_model(model),
             now=time.monotonic(),
@@ -163,7 +167,8 @@ class SlotBoard:
 
     def models(self) -> list[Model]:
         """All models, oldest first."""
-        return [self.model(known.id) for known in self._registry.models()]
+        rooms = self.rooms()
+        return [self._model(known.id, rooms) for known in self._registry.models()]
 
     def engines(self) -> list[Engine]:
         """Running engines, and for each model the one that ended last and that failed first."""
@@ -180,19 +185,21 @@ class SlotBoard:
         """Memory per rank, split over so many devices; None: over as many as it usually takes."""
         if known.facts is None:
             return _NOTHING
-        known = self._settled(known) if devices is None else known.split_over(devices)
+        if devices is not None:
+            known = known.split_over(devices)
+        elif known.settings.tp_size == "auto":
+            known = self._settled(known, self.rooms())
         return self._estimates.of(known)
 
     def estimate_report(self, model: str, request: EstimateRequest) -> EstimateReport:
         """The estimate at length. Raises ModelNotFoundError and InvalidRequestError."""
-        known = self._settled(self._registry.get(model))
+        known = self._settled(self._registry.get(model), self.rooms())
         return report_on(known, request, self._history, self._monitor)
 
-    def _settled(self, known: KnownModel) -> KnownModel:
+    def _settled(self, known: KnownModel, rooms: Sequence[DeviceRoom]) -> KnownModel:
         """Split over as many devices as it usually takes, where the owner leaves that open."""
         if known.facts is None or known.settings.tp_size != "auto":
             return known
-        rooms = self.rooms()
         return known.split_over(usual_tp_size(plan_request(known, rooms, self.estimate), rooms))
 
     def idle_timeout_s(self, known: KnownModel) -> float:
@@ -205,43 +212,48 @@ class SlotBoard:
         own = known.settings.idle_timeout_s
         return self._settings.idle_timeout_s if own is None else own
 
-    def wish(self, slot: Slot, known: KnownModel, now: float) -> Wish:
+    def wish(self, slot: Slot, known: KnownModel, rooms: Sequence[DeviceRoom], now: float) -> Wish:
         """What those who wait for the slot want; someone does."""
-        return self._wish(slot, self._request(known), self._switch_s(known), now)
+        return self._wish(slot, self._request(known, rooms), self._switch_s(known), now)
 
-    def wish_to_wake(self, slot: Slot, running: Running, now: float) -> Wish:
+    def wish_to_wake(
+        self, slot: Slot, running: Running, rooms: Sequence[DeviceRoom], now: float
+    ) -> Wish:
         """The same for one whose engine sleeps: it needs room where it is."""
         known = self._registry.get(slot.model)
         wake_s = self._sleep_history.wake_s(slot.model)
         switch_s = self._switch_s(known) if wake_s is None else wake_s
-        return self._wish(slot, self._request_to_wake(running, known), switch_s, now)
+        return self._wish(slot, self._request_to_wake(running, known, rooms), switch_s, now)
 
-    def fits_only_elsewhere(self, running: Running, now: float) -> bool:
+    def fits_only_elsewhere(
+        self, running: Running, rooms: Sequence[DeviceRoom], now: float
+    ) -> bool:
         """Whether it cannot be woken soon where it is, and a fresh engine has room at once.
 
         Busy engines are in its way; or one of its devices cannot be used, then also where others
         would have to go first.
         """
         known = self._registry.get(running.supervisor.model)
-        rooms = self.rooms()
         others = [each for each in self.residents(now) if each.model != known.id]
         usable = {room.id for room in rooms if room.is_usable}
         if any(each.device_id not in usable for each in running.supervisor.placement.shares):
-            elsewhere = plan(rooms, others, self._request(known))
+            elsewhere = plan(rooms, others, self._request(known, rooms))
             return not isinstance(elsewhere, Refuse) and usable.issuperset(
                 room.id for room in elsewhere.devices
             )
-        here = plan(rooms, others, self._request_to_wake(running, known))
+        here = plan(rooms, others, self._request_to_wake(running, known, rooms))
         if not isinstance(here, Wait) or all(each.is_leaving for each in here.residents):
             return False
-        return isinstance(plan(rooms, others, self._request(known)), Place)
+        return isinstance(plan(rooms, others, self._request(known, rooms)), Place)
 
-    def _request_to_wake(self, running: Running, known: KnownModel) -> PlanRequest:
+    def _request_to_wake(
+        self, running: Running, known: KnownModel, rooms: Sequence[DeviceRoom]
+    ) -> PlanRequest:
         shares = running.supervisor.placement.shares
         residue = running.supervisor.sleeper.residue_bytes // len(shares)
         need_bytes = max(max(share.memory_bytes for share in shares) - residue, 0)
         return replace(
-            self._request(known),
+            self._request(known, rooms),
             options=(Option(len(shares), need_bytes),),
             devices=frozenset(share.device_id for share in shares),
             avoid=frozenset(),
@@ -264,8 +276,7 @@ class SlotBoard:
         """The engines for the planner."""
         return [self._resident(each, now) for each in self.running()]
 
-    def _request(self, known: KnownModel) -> PlanRequest:
-        rooms = self.rooms()
+    def _request(self, known: KnownModel, rooms: Sequence[DeviceRoom]) -> PlanRequest:
         return plan_request(known, rooms, self.estimate, self._changes_of(known, len(rooms)))
 
     def _changes_of(self, known: KnownModel, devices: int) -> Changes:
@@ -294,8 +305,8 @@ class SlotBoard:
         if known.facts is None:
             decision: Plan | None = Refuse(known.problem or "Its files are gone.", "")
         else:
-            residents = self.residents(time.monotonic())
-            decision = None if is_up else plan(self.rooms(), residents, self._request(known))
+            residents, rooms = self.residents(time.monotonic()), self.rooms()
+            decision = None if is_up else plan(rooms, residents, self._request(known, rooms))
         devices = running.supervisor.placement.tp_size if running and is_up else None
         if decision is not None and not isinstance(decision, Refuse):
             devices = len(decision.devices)

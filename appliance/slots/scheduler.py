@@ -7,7 +7,7 @@ locks. Everyone else holds leases, reads the board and listens to events.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from appliance.config.settings import EngineSettings, SlotSettings
@@ -26,6 +26,7 @@ from appliance.slots.launcher import EngineLauncher
 from appliance.slots.leases import Lease, LeaseDesk
 from appliance.slots.lives import EngineLives
 from appliance.slots.monitor import DeviceMonitor
+from appliance.slots.plans import DeviceRoom
 from appliance.slots.sleep_history import SleepHistory
 from appliance.slots.sleep_tier import SleepTier
 from appliance.slots.slot import Priority, Slot
@@ -318,9 +319,13 @@ class SlotScheduler:
         wanted = [slot for slot in slots if slot.oldest_wish() is not None]
         self._actions.take_back_drains(slots, {each.model for each in wanted if each.lacks_engine})
         self._actions.end_drains(now)
-        wishes = [wish for slot in wanted if (wish := self._wish(slot, now)) is not None]
+        if not wanted:
+            return _TICK_S
+        rooms = self.board.rooms()
+        wishes = [wish for slot in wanted if (wish := self._wish(slot, rooms, now)) is not None]
         if not wishes:
             return _TICK_S
+        # A sleeper may have been ended for its own wish.
         rooms, residents = self.board.rooms(), self.board.residents(now)
         try:
             decision = decide(wishes, rooms, residents, self._policy, now)
@@ -332,7 +337,7 @@ class SlotScheduler:
             self._actions.carry_out(action)
         return _TICK_S if decision.again_at is None else max(decision.again_at - now, _LEAST_S)
 
-    def _wish(self, slot: Slot, now: float) -> Wish | None:
+    def _wish(self, slot: Slot, rooms: Sequence[DeviceRoom], now: float) -> Wish | None:
         """What is to be decided about the slot; None if nothing can be now."""
         is_early = slot.retry_at is not None and slot.retry_at > now
         if slot.is_deleted or self._stopping or is_early:
@@ -344,13 +349,13 @@ class SlotScheduler:
             return None
         try:
             if running is not None:
-                if not self.board.fits_only_elsewhere(running, now):
-                    return self.board.wish_to_wake(slot, running, now)
+                if not self.board.fits_only_elsewhere(running, rooms, now):
+                    return self.board.wish_to_wake(slot, running, rooms, now)
                 running.supervisor.stop("its devices are busy, and others have room")
                 return None
             known = self._registry.get(slot.model)
             if known.facts is not None:
-                return self.board.wish(slot, known, now)
+                return self.board.wish(slot, known, rooms, now)
             problem = known.problem or "Its files are gone."
             hint = f"Put the files back into {known.settings.path}, then load it again."
             self._lives.give_up(slot, FailureCause.MISSING_FILES, problem, hint)

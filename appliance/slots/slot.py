@@ -143,6 +143,8 @@ class Slot:
 
     def waiting(self, priority: Priority | None = None) -> list[Waiter]:
         """Who waits for an engine, of one priority or of any."""
+        if not self.waiters:
+            return []
         return [
             waiter
             for waiter in self.waiters
