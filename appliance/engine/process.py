@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from appliance.engine.oom import OomKills, oom_kills
 from appliance.engine.proctree import (
     ENGINE_VARIABLE,
     Activity,
+    ProcessInfo,
     kill_all,
     process_info,
     processes_with_variable,
@@ -170,8 +171,8 @@ class EngineProcess:
         vLLM notices the death of its own engine core only after some seconds.
         """
         loop = asyncio.get_running_loop()
-        for info in await asyncio.to_thread(session_processes, self.pid):
-            if not info.name.startswith(VLLM_PREFIX) or info.pid in self._watched:
+        for info in named_workers(await asyncio.to_thread(session_processes, self.pid)):
+            if info.pid in self._watched:
                 continue
             try:
                 descriptor = os.pidfd_open(info.pid)
@@ -252,3 +253,17 @@ def end_session(session: int) -> None:
     if left:
         kill_all(left)
         wait_gone(left, 5.0)
+
+
+def named_workers(processes: Sequence[ProcessInfo]) -> list[ProcessInfo]:
+    """Those that vLLM gave a name.
+
+    A program that one of them starts has its name, too, until it is executed, and may end at once:
+    it is known by its parent's name.
+    """
+    names = {info.pid: info.name for info in processes}
+    return [
+        info
+        for info in processes
+        if info.name.startswith(VLLM_PREFIX) and names.get(info.ppid) != info.name
+    ]

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.estimate.estimator import estimate, kv_budgets
@@ -160,6 +160,7 @@ def test_a_quantized_model_is_not_quantized_again_and_an_encoder_has_no_cache() 
     assert words("bge-large-en-v1.5", 512, task=Task.EMBED) == []
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(sorted(MODELS)),
     st.integers(1, 200_000),
