@@ -347,7 +347,8 @@ class SlotBoard:
     def _resident(self, running: Running, now: float) -> Resident:
         supervisor = running.supervisor
         known = self._registry.get(supervisor.model)
-        rate_per_s = self.slot(known.id).arrivals.per_second(now)
+        arrivals = self.slot(known.id).arrivals
+        rate_per_s = arrivals.per_second(now)
         reload_s = self._lost_s(running, known)
         is_batch_only = running.in_flight > 0 and running.in_flight == running.in_flight_batch
         # A batch pauses between its requests; one that is over needs its turn no more.
@@ -369,7 +370,10 @@ class SlotBoard:
             rate_per_s=rate_per_s,
             reload_s=reload_s,
             cost_s=expected_cost_s(
-                reload_s=reload_s, rate_per_s=rate_per_s, idle_s=now - running.last_used
+                reload_s=reload_s,
+                rate_per_s=rate_per_s,
+                idle_s=now - running.last_used,
+                next_in_s=arrivals.next_in_s(now),
             ),
             ready_since=running.ready_since,
             kept_until=(running.ready_since or now) + kept_s,

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from appliance.slots.planner import plan
 from appliance.slots.plans import DeviceRoom, Evict, Place, PlanRequest, Refuse, Resident, Wait
 
-# A swap has to be back, too; more than this makes those who wait wait longer than it saves loads.
-_LEFT_ALONE = 1.25
 # Requests of people that a batch may make wait, as expected.
 _BATCH_MAY_DISTURB = 0.1
 
@@ -236,9 +234,7 @@ class _Round:
         if any(victim.is_busy for victim in people):
             # An idle moment comes sooner than its end: draining it would make others wait, too.
             return False
-        coming = _LEFT_ALONE * sum(
-            victim.rate_per_s * (wish.switch_s + victim.reload_s) for victim in people
-        )
+        coming = sum(victim.rate_per_s * (wish.switch_s + victim.reload_s) for victim in people)
         pressure = wish.waiting + wish.waited_s / max(wish.switch_s, 1.0)
         if pressure >= coming:
             return True

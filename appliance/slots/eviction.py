@@ -20,11 +20,21 @@ def reuse_probability(rate_per_s: float, idle_s: float, horizon_s: float = HORIZ
 
 
 def expected_cost_s(
-    reload_s: float, rate_per_s: float, idle_s: float, horizon_s: float = HORIZON_S
+    reload_s: float,
+    rate_per_s: float,
+    idle_s: float,
+    horizon_s: float = HORIZON_S,
+    *,
+    next_in_s: float | None = None,
 ) -> float:
     """Seconds of waiting that its loss is expected to cause.
 
     `reload_s` is what it takes to load it or to wake it again, as measured. More for a longer
     reload, a higher rate and a longer horizon; less for a longer silence; 0 where nobody asks.
+    `next_in_s` is for who asks regularly: the nearer the next request, the more.
     """
-    return max(reload_s, 0.0) * reuse_probability(rate_per_s, idle_s, horizon_s)
+    if next_in_s is None:
+        chance = reuse_probability(rate_per_s, idle_s, horizon_s)
+    else:
+        chance = horizon_s / (max(next_in_s, 0.0) + horizon_s)
+    return max(reload_s, 0.0) * chance

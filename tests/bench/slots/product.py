@@ -97,7 +97,12 @@ class Appliance:
             is_busy=engine.is_busy,
             is_pinned=model in world.trace.pinned,
             is_leaving=engine.is_leaving,
-            cost_s=expected_cost_s(engine.spec.load_s, rate, world.now - engine.last_used),
+            cost_s=expected_cost_s(
+                engine.spec.load_s,
+                rate,
+                world.now - engine.last_used,
+                next_in_s=rates.next_in_s(world.now),
+            ),
             rate_per_s=rate,
             reload_s=engine.spec.load_s,
             ready_since=engine.ready_at,

@@ -74,3 +74,24 @@ def test_clock_that_goes_back_does_no_harm(arrivals: list[float], jump: float) -
     rate.add(now)
     assert 0 < rate.per_second(now) < math.inf
     assert rate.idle_s(now) >= 0
+
+
+def test_who_asks_regularly_is_expected_at_the_time_of_the_next_request() -> None:
+    rate = rate_of([0.0, 60.0, 119.0, 181.0, 240.0])
+    soon = rate.next_in_s(250.0)
+    assert soon is not None
+    assert 45 < soon < 55
+    assert rate.next_in_s(305.0) == 0.0
+    # So late that it has most likely left.
+    assert rate.next_in_s(400.0) is None
+
+
+def test_nothing_is_foretold_of_who_asks_at_random_or_has_just_begun() -> None:
+    dice = random.Random(3)
+    now, arrivals = 0.0, []
+    for _ in range(50):
+        now += dice.expovariate(1 / 60)
+        arrivals.append(now)
+    foretold = [rate_of(arrivals[:count]).next_in_s(arrivals[count - 1]) for count in range(1, 50)]
+    assert sum(each is not None for each in foretold) < 10
+    assert rate_of([0.0, 60.0, 120.0]).next_in_s(130.0) is None

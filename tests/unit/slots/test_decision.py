@@ -82,9 +82,9 @@ def test_a_longer_queue_displaces_it() -> None:
 
 
 def test_it_looks_again_when_those_who_wait_will_outweigh_the_others() -> None:
-    warm = engine(rate=0.08)
+    warm = engine(rate=0.1)
     first = decide([wish(waited=0.0)], [room(free=0)], [warm], POLICY, NOW)
-    # 0.08 requests a second in 20 s of loading, and a quarter: 2; one waits, one more after 10 s.
+    # 0.1 requests a second in 20 s of loading make 2; one waits, and counts 1 more in 10 s.
     assert first.again_at == pytest.approx(NOW + 10.0)
     later = actions(wish(waited=10.0), rooms=[room(free=0)], residents=[warm])
     assert Stop("b", (warm,)) in later

@@ -45,3 +45,11 @@ def test_cost_is_monotone(
     assert expected_cost_s(reload_s, rate + more, idle_s, horizon_s) >= cost - rounding
     assert expected_cost_s(reload_s, rate, idle_s, horizon_s + more) >= cost - rounding
     assert expected_cost_s(reload_s, rate, idle_s + more, horizon_s) <= cost + rounding
+
+
+def test_the_nearer_the_next_request_of_a_regular_the_more_its_engine_is_worth() -> None:
+    costs = [
+        expected_cost_s(10.0, 0.02, 5.0, next_in_s=next_in_s) for next_in_s in (0.0, 10.0, 60.0)
+    ]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[0] == 10.0
