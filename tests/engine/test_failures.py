@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.disk import small_disk
 from tests.support.server import LOAD_S, ServerProcess
 from tests.support.wait import wait_until
 
@@ -256,23 +257,6 @@ def test_engine_killed_by_the_kernel_for_want_of_memory(tmp_path: Path, prepared
         if group is not None:
             wait_until(lambda: not (group / "cgroup.procs").read_text(), 10)
             group.rmdir()
-
-
-@contextmanager
-def small_disk(path: Path, size: str) -> Iterator[Path]:
-    path.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 def fill(disk: Path) -> Path:

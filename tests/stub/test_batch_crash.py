@@ -5,8 +5,7 @@ import os
 import random
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from appliance.engine.proctree import session_processes
 from tests.stub.conftest import MakeModel, MakeServer
+from tests.support.disk import small_disk
 from tests.support.server import ServerProcess
 from tests.support.wait import wait_until
 
@@ -189,23 +189,6 @@ def test_the_server_may_be_killed_at_any_instant(server: ServerProcess) -> None:
 
 def test_engines_may_be_killed_at_any_instant(server: ServerProcess) -> None:
     kill_engines(server, ROUNDS, random.randrange(10**6))
-
-
-@contextmanager
-def small_disk(path: Path, size: str) -> Iterator[Path]:
-    path.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 def fill(file: Path, leave: int) -> None:

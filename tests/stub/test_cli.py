@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -13,22 +11,11 @@ import openai
 import pytest
 
 from tests.stub.conftest import MIB, MakeModel, MakeServer
+from tests.support.command import appliance
 from tests.support.server import ServerProcess
 from tests.support.wait import wait_until
 
 CONFIG = '[[devices.simulated]]\nmemory = "1256MiB"\n'
-
-
-def appliance(server: ServerProcess, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "appliance", *words],
-        env=server.env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 @pytest.fixture

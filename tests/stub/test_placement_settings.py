@@ -1,26 +1,13 @@
 """Where models may go and how they are split: settings, plans, and engines that follow them."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.stub.conftest import MIB, MakeModel, MakeServer
+from tests.support.command import appliance
 from tests.support.server import ServerProcess
 
 TWO_DEVICES = '[[devices.simulated]]\nmemory = "2500MiB"\n' * 2
-
-
-def appliance(server: ServerProcess, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "appliance", *words],
-        env=server.env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 def places(server: ServerProcess, model: str) -> list[int]:

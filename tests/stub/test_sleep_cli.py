@@ -1,27 +1,14 @@
 """`appliance sleep` and `wake`, as people type them."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from tests.stub.conftest import MIB, MakeModel, MakeServer
+from tests.support.command import appliance
 from tests.support.server import ServerProcess
 
 CONFIG = '[[devices.simulated]]\nmemory = "8GiB"\n[engines]\nsleep_timeout = "3s"\n'
-
-
-def appliance(server: ServerProcess, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "appliance", *words],
-        env=server.env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 @pytest.fixture
