@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
 from appliance.engine.command import EngineSpec
 from appliance.engine.connection import EngineConnections
 from appliance.engine.environments import EnvironmentRecord
@@ -377,6 +379,7 @@ class EngineSupervisor:
         self._fail(failure)
 
     def _fail(self, failure: Failure) -> None:
+        failure = msgspec.structs.replace(failure, engine_id=self.id)
         self.failure = failure
         self._ended_at = failure.at
         logger.error(

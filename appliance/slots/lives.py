@@ -183,7 +183,6 @@ class EngineLives:
     def _ended_by_failure(self, slot: Slot, running: Running, failure: Failure) -> None:
         was_ready = running.ready_since is not None
         ready_s = None if running.ready_since is None else time.monotonic() - running.ready_since
-        failure = msgspec.structs.replace(failure, engine_id=running.supervisor.id)
         pause = self._count(slot, failure, supervisor=running.supervisor, ready_s=ready_s)
         self._fail_slot(slot, failure, pause)
         self._swap_over(slot)

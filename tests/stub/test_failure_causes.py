@@ -215,8 +215,10 @@ def test_first_failure_of_a_series_stays_readable_until_a_person_acts(
     logs = sorted(server.paths.engine_logs.glob("a.*.eng_*.log"))
     assert len(logs) <= 3
     assert any(kept["engine_id"] in file.name for file in logs)
-    engines = {engine["id"] for engine in server.state()["engines"]}
-    assert engines == {kept["engine_id"], model["failure"]["engine_id"]}
+    engines = server.state()["engines"]
+    named = {kept["engine_id"], model["failure"]["engine_id"]}
+    assert {engine["id"] for engine in engines} == named
+    assert {engine["failure"]["engine_id"] for engine in engines} == named
     make_model("a")
     server.load("a")
     model = server.model("a")
