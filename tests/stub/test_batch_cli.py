@@ -1,5 +1,6 @@
 """`appliance batch` as people type it, against a running server."""
 
+import io
 import json
 import os
 import subprocess
@@ -113,6 +114,30 @@ def test_a_file_is_submitted_followed_listed_and_fetched(cli: Cli, tmp_path: Pat
     assert output.read_text().splitlines() == lines
     assert errors.read_bytes() == b""
     assert not list(tmp_path.glob(".*"))
+
+
+def pipe(monkeypatch: pytest.MonkeyPatch, *requests: dict[str, Any]) -> None:
+    text = "".join(json.dumps(each) + "\n" for each in requests)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+
+def test_a_batch_may_come_from_standard_input(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [request(f"r{number}", model="nobody") for number in range(3)]
+    pipe(monkeypatch, *requests)
+    sound = cli("validate", "-", "--model", "a")
+    assert sound.status == 0, sound.err
+    assert "stdin.jsonl is sound: 3 requests to /v1/chat/completions for a." in sound.out
+    pipe(monkeypatch, *requests)
+    assert "line 1: The provided model 'nobody'" in cli("submit", "-").err
+    assert cli("ls", "--json").json() == []
+    # Read once, for both models.
+    pipe(monkeypatch, *requests)
+    made = cli("submit", "-", "--wait", "--model", "a", "--model", "b", "--json")
+    assert made.status == 0, made.err
+    assert [batch["model"] for batch in made.json()] == ["a", "b"]
+    assert [batch["request_counts"]["completed"] for batch in made.json()] == [3, 3]
+    pipe(monkeypatch)
+    assert cli("submit", "-").status == 1
 
 
 def test_what_is_wrong_is_said_by_line_before_anything_is_uploaded(

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -27,6 +28,7 @@ from appliance.cli.output import print_json, safe
 from appliance.protocol.batches import Batch, BatchError, BatchErrors, BatchStatus
 from appliance.protocol.models import Model, Task
 
+_STANDARD_INPUT = Path("-")
 _MOST_ERRORS = 20
 _MOST_METADATA = 16
 
@@ -71,18 +73,18 @@ def run(args: argparse.Namespace) -> int:
 def submit(client: ServerClient, args: argparse.Namespace) -> list[Batch]:
     """One batch, or one for each model. Raises InvalidFileError, ServerError and ValueError."""
     metadata = dict(_pair(text) for text in args.metadata or []) or None
-    _check_readable(args.file)
-    endpoint = args.endpoint or endpoint_of(args.file)
-    tasks = _tasks(client)
     made = []
     with tempfile.TemporaryDirectory(prefix="appliance-batch-") as directory:
-        files = list(_copies(args, Path(directory)))
+        source = _input(args.file, Path(directory))
+        endpoint = args.endpoint or endpoint_of(source)
+        tasks = _tasks(client)
+        files = list(_copies(source, args.model or [], Path(directory)))
         for file in files:
             # Nothing is uploaded before all of them are sound.
             checked(file, endpoint, tasks.get, limits_of(args.url, os.environ))
         for file in files:
             with file.open("rb") as content:
-                made.append(start(client, content, args.file.name, endpoint, args.window, metadata))
+                made.append(start(client, content, source.name, endpoint, args.window, metadata))
     return made
 
 
@@ -104,32 +106,32 @@ def start(
 
 def validate(args: argparse.Namespace) -> int:
     """`appliance batch validate`."""
-    _check_readable(args.file)
-    endpoint = args.endpoint or endpoint_of(args.file)
-    task_of = any_model(endpoint)
-    try:
-        tasks = _tasks(ServerClient(args.url))
-    except UnreachableError:
-        print("No server answers: names of models are not checked.", file=sys.stderr)
-    else:
-        task_of = tasks.get
     models: dict[str, None] = {}
     requests = 0
-    try:
-        with tempfile.TemporaryDirectory(prefix="appliance-batch-") as directory:
-            for file in _copies(args, Path(directory)):
+    with tempfile.TemporaryDirectory(prefix="appliance-batch-") as directory:
+        source = _input(args.file, Path(directory))
+        endpoint = args.endpoint or endpoint_of(source)
+        task_of = any_model(endpoint)
+        try:
+            tasks = _tasks(ServerClient(args.url))
+        except UnreachableError:
+            print("No server answers: names of models are not checked.", file=sys.stderr)
+        else:
+            task_of = tasks.get
+        try:
+            for file in _copies(source, args.model or [], Path(directory)):
                 index = checked(file, endpoint, task_of, limits_of(args.url, os.environ))
                 requests = len(index)
                 models |= dict.fromkeys(index.models)
-    except InvalidFileError as error:
-        return tell_invalid(error, as_json=args.json)
+        except InvalidFileError as error:
+            return tell_invalid(error, as_json=args.json)
     if args.json:
         print_json(
             Sound(file=str(args.file), endpoint=endpoint, requests=requests, models=list(models))
         )
     else:
         names = safe(", ".join(models))
-        print(f"{safe(args.file.name)} is sound: {requests:,} requests to {endpoint} for {names}.")
+        print(f"{safe(source.name)} is sound: {requests:,} requests to {endpoint} for {names}.")
     return 0
 
 
@@ -186,26 +188,32 @@ def error_text(error: BatchError) -> str:
     return f"{where}{error.message}{param}"
 
 
-def _copies(args: argparse.Namespace, directory: Path) -> Iterable[Path]:
-    if not args.model:
-        yield args.file
-    for number, model in enumerate(dict.fromkeys(args.model or [])):
-        copy = directory / f"{number}" / args.file.name
+def _input(file: Path, directory: Path) -> Path:
+    """The file, or a copy of what comes on standard input. Raises ValueError and OSError."""
+    if file == _STANDARD_INPUT:
+        copy = directory / "stdin.jsonl"
+        with copy.open("wb") as target:
+            shutil.copyfileobj(sys.stdin.buffer, target)
+        return copy
+    try:
+        with file.open("rb"):
+            return file
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _copies(source: Path, models: list[str], directory: Path) -> Iterable[Path]:
+    if not models:
+        yield source
+    for number, model in enumerate(dict.fromkeys(models)):
+        copy = directory / f"{number}" / source.name
         copy.parent.mkdir()
-        with_model(args.file, copy, model)
+        with_model(source, copy, model)
         yield copy
 
 
 def _tasks(client: ServerClient) -> dict[str, Task]:
     return {each.id: each.settings.task for each in client.get("/admin/v1/models", list[Model])}
-
-
-def _check_readable(file: Path) -> None:
-    try:
-        with file.open("rb"):
-            return
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
 
 
 def _pair(text: str) -> tuple[str, str]:

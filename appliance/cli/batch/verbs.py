@@ -68,7 +68,7 @@ def _add_input_verbs(verbs: "Subparsers[argparse.ArgumentParser]") -> None:
         " server answers. The exit status is 1 if something is wrong.",
     )
     for verb in (submitting, validating):
-        verb.add_argument("file", type=Path, help="JSONL: custom_id, method, url and body a line")
+        verb.add_argument("file", type=Path, help="JSONL: custom_id, method, url, body; -: stdin")
         verb.add_argument(
             "--model", action="append", help="ask this one instead of the lines' own; may repeat"
         )
