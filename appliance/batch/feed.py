@@ -14,6 +14,7 @@ import msgspec
 from appliance.batch.metrics import engine_load
 from appliance.batch.request import Fate, Outcome, attempt
 from appliance.batch.run import BatchRun
+from appliance.batch.trial import Trial
 from appliance.batch.window import FIRST, next_window
 from appliance.errors import ApplianceError
 from appliance.gateway.errors import encode_error, openai_error, unexpected
@@ -54,6 +55,7 @@ class ModelFeed:
         self._wake = asyncio.Event()
         self._paused_until = 0.0
         self._is_alone = False
+        self._trial = Trial()
         self._turn = 0
         self._broken_in_row = 0
         self._later: list[tuple[float, int, BatchRun, int]] = []
@@ -142,11 +144,17 @@ class ModelFeed:
 
     async def _next(self) -> _Item | None:
         self._is_alone = False
-        for run in self._suspects():
-            if self._tasks:
-                return None
-            number = run.suspects[self._model].popleft()
-            self._is_alone = True
+        suspects = self._suspects()
+        if suspects and self._tasks:
+            return None
+        self._is_alone = bool(suspects)
+        if self._trial.needs_proof and not self._ready_lines:
+            await self._read_ahead()
+        for run in suspects:
+            if self._trial.needs_proof and self._ready_lines:
+                break
+            queue = run.suspects[self._model]
+            number = queue.pop() if self._trial.needs_proof else queue.popleft()
             items, failed = await asyncio.to_thread(_read_all, [(run, number)])
             if failed:
                 run.put_back(number, is_suspect=True)
@@ -210,6 +218,8 @@ class ModelFeed:
                 is_success = outcome.fate is Fate.ANSWERED
                 run.problem = None
                 self._broken_in_row = 0
+                if is_success and (deaths := self._trial.answered()):
+                    self._slots.excuse(self._model, deaths)
                 run.add_result(
                     number, custom_id, outcome.status, outcome.body, is_success=is_success
                 )
@@ -235,8 +245,10 @@ class ModelFeed:
                     due = time.monotonic() + _SERVER_ERROR_PAUSE_S * attempts
                     heapq.heappush(self._later, (due, next(self._ticket), run, number))
             case Fate.SUSPECT:
+                self._trial.died(outcome.engine_id, alone=is_suspect)
                 attempts = run.attempts[number] = run.attempts.get(number, 0) + 1
                 if attempts >= _MOST_ATTEMPTS and is_suspect:
+                    self._trial.given_up()
                     run.add_result(
                         number, custom_id, outcome.status, outcome.body, is_success=False
                     )

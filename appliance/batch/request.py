@@ -51,6 +51,8 @@ class Outcome:
     status: int = 0
     body: bytes = b""
     error: ApplianceError | None = None
+    engine_id: str = ""
+    """The engine that failed."""
 
 
 async def attempt(
@@ -76,7 +78,8 @@ async def _ask(lease: Lease, path: str, body: bytes, request_id: bytes) -> Outco
     except (OSError, TimeoutError, ConnectionLostError):
         if lease.running.is_leaving:
             return Outcome(Fate.AGAIN)
-        return Outcome(Fate.SUSPECT, 503, encode_error(openai_error(await _died(lease))))
+        died = encode_error(openai_error(await _died(lease)))
+        return Outcome(Fate.SUSPECT, 503, died, engine_id=lease.engine_id)
     if response.status == 200:
         try:
             return Outcome(Fate.ANSWERED, 200, one_line(answer))

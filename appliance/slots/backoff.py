@@ -32,6 +32,11 @@ class FailureSeries:
         """The engine worked until it was asked to go, or was sound: a later failure is another."""
         return FailureSeries(0, self.recent)
 
+    def without(self, failures: int) -> "FailureSeries":
+        """The newest ones do not count: they were the fault of what the engines were given."""
+        kept = max(len(self.recent) - failures, 0)
+        return FailureSeries(max(self.in_row - failures, 0), self.recent[:kept])
+
     def pause_s(
         self, *, was_ready: bool, first_s: float, most_s: float, max_attempts: int
     ) -> float | None:

@@ -196,6 +196,12 @@ class SlotScheduler:
         is_used = running is not None and running.in_flight > running.in_flight_batch
         return is_used or slot.arrivals.idle_s(time.monotonic()) < _PEOPLE_STAY_S
 
+    def excuse(self, model: str, failures: int) -> None:
+        """The newest failures of its engines do not count: requests were at fault."""
+        slot = self._slots.get(model)
+        if slot is not None:
+            slot.series = slot.series.without(failures)
+
     def connections(self, model: str) -> EngineConnections | None:
         """To read the figures of its engine; None if it has none that is ready."""
         slot = self._slots.get(model)

@@ -12,6 +12,7 @@ from appliance.batch.files import FileStore
 from appliance.batch.index import Limits
 from appliance.batch.runner import BatchRunner
 from appliance.batch.service import BatchService, CreateBatch
+from appliance.engine.connection import ConnectionLostError
 from appliance.protocol.batches import Batch
 from appliance.protocol.files import File
 from appliance.protocol.models import Task
@@ -95,6 +96,7 @@ class FakeSlots:
         self.serve = serve
         self.asked: list[str] = []
         self.leases: list[str] = []
+        self.deaths = self.excused = 0
 
     def is_ready(self, model: str) -> bool:
         return True
@@ -105,6 +107,9 @@ class FakeSlots:
     def connections(self, model: str) -> None:
         return None
 
+    def excuse(self, model: str, failures: int) -> None:
+        self.excused += failures
+
     @asynccontextmanager
     async def lease(self, model: str, priority: Priority) -> AsyncIterator[Any]:
         assert priority is Priority.BATCH
@@ -114,19 +119,23 @@ class FakeSlots:
 
 class _FakeLease:
     failure = None
-
     has_priorities = True
 
     def __init__(self, slots: FakeSlots, model: str) -> None:
         self._slots = slots
         self.model = model
+        self.engine_id = f"engine {slots.deaths}"
         self.running = _Running()
         self.connections = self
 
     async def request(self, method: str, path: str, **given: Any) -> _Response:
         assert method == "POST"
         self._slots.asked.append(path)
-        return _Response(*await self._slots.serve(path, json.loads(given["body"])))
+        try:
+            return _Response(*await self._slots.serve(path, json.loads(given["body"])))
+        except ConnectionLostError:
+            self._slots.deaths += 1
+            raise
 
 
 class World:

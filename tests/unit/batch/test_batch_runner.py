@@ -549,10 +549,22 @@ async def test_an_engine_that_dies_of_one_line_costs_only_that_line(tmp_path: Pa
         return await echo(path, body)
 
     async with World(tmp_path, serve=serve) as world:
-        ended = await world.ended((await world.submit(many(12))).id)
+        ended = await world.ended((await world.submit(many(40))).id)
         errors = world.lines(ended.error_file_id)
         assert errors.keys() == {"r3"}
         assert errors["r3"]["response"]["status_code"] == 503
+        # The answers to the others show that the engines were sound.
+        assert world.slots.excused == world.slots.deaths == 3
+
+
+async def test_an_engine_that_answers_nothing_is_at_fault_itself(tmp_path: Path) -> None:
+    async def serve(path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+        raise ConnectionLostError("gone")
+
+    async with World(tmp_path, serve=serve) as world:
+        ended = await world.ended((await world.submit(many(4))).id)
+        assert ended.request_counts.failed == 4
+        assert world.slots.excused == 0
 
 
 async def test_no_engine_is_no_failure_of_a_line(tmp_path: Path) -> None:

@@ -114,3 +114,11 @@ def test_any_history(
         assert (pause is None) == (len(recent) >= most or series.in_row >= most)
         if pause is not None:
             assert 0.0 <= pause <= most_s
+
+
+def test_failures_that_were_the_fault_of_requests_do_not_count() -> None:
+    series = series_of(5.0, 5.0, 5.0, 5.0)
+    assert series.without(3) == FailureSeries(1, (0.0,))
+    assert series.without(9) == FailureSeries()
+    assert series.without(0) == series
+    assert series.without(1).after_failure(4.0, 5.0).pause_s(was_ready=True, **LIMITS) is not None
