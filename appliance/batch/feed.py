@@ -15,7 +15,8 @@ from appliance.batch.metrics import engine_load
 from appliance.batch.request import Fate, Outcome, attempt
 from appliance.batch.run import BatchRun
 from appliance.batch.trial import Trial
-from appliance.batch.window import FIRST, next_window
+from appliance.batch.window import Window
+from appliance.engine.connection import EngineConnections
 from appliance.errors import ApplianceError
 from appliance.gateway.errors import encode_error, openai_error, unexpected
 from appliance.slots.scheduler import SlotScheduler
@@ -28,6 +29,7 @@ _MOST_ATTEMPTS = 3
 _READ_AT_ONCE = 64
 _MOST_READ_BYTES = 4 * 1024**2
 _MOST_UNWRITTEN_BYTES = 8 * 1024**2
+_MOST_IN_FLIGHT_BYTES = 32 * 1024**2
 _LONGEST_PAUSE_S = 30.0
 _SERVER_ERROR_PAUSE_S = 1.0
 _BROKEN_AT_MOST = 16
@@ -48,8 +50,9 @@ class ModelFeed:
         self._model = model
         self._slots = slots
         self._runs = runs
-        self._most = most
-        self._window = min(FIRST, most)
+        self._window = Window(most)
+        self._looking: asyncio.Task[None] | None = None
+        self._in_flight_bytes = 0
         self._ready_lines: deque[_Item] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -78,7 +81,7 @@ class ModelFeed:
                 now = time.monotonic()
                 if now - looked_at >= _LOOK_S:
                     looked_at = now
-                    await self._look()
+                    self._begin_look()
                 try:
                     async with asyncio.timeout(_LOOK_S):
                         await self._wake.wait()
@@ -89,9 +92,10 @@ class ModelFeed:
             waiting += [(run, number) for _, _, run, number in self._later]
             for run, number in waiting:
                 run.pending.setdefault(self._model, deque()).appendleft(number)
-            for task in self._tasks:
+            looking = [self._looking] if self._looking is not None else []
+            for task in (*self._tasks, *looking):
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks, *looking, return_exceptions=True)
 
     async def _fill(self) -> None:
         """Start lines until the window is full."""
@@ -101,7 +105,7 @@ class ModelFeed:
             run.put_back(number)
         if now < self._paused_until:
             return
-        while len(self._tasks) < self._allowed():
+        while self._may_start():
             item = await self._next()
             if item is None:
                 return
@@ -111,19 +115,26 @@ class ModelFeed:
                 continue
             task = asyncio.create_task(self._serve(*item))
             self._tasks.add(task)
+            self._in_flight_bytes += len(item[3])
             run.in_flight.add(task)
             task.add_done_callback(run.in_flight.discard)
-            task.add_done_callback(partial(self._over, run, item[1]))
+            task.add_done_callback(partial(self._over, run, item[1], len(item[3])))
+
+    def _may_start(self) -> bool:
+        """Large lines (pictures) are limited by their bytes; one is always worked on."""
+        has_room = self._in_flight_bytes < _MOST_IN_FLIGHT_BYTES or not self._tasks
+        return has_room and len(self._tasks) < self._allowed()
 
     def _allowed(self) -> int:
         """One request is enough to ask for an engine, and one is enough to try a suspect."""
         is_ready = self._slots.is_ready(self._model)
         if self._is_alone or self._suspects() or not is_ready:
             return 1
-        return self._window
+        return self._window.size
 
-    def _over(self, run: BatchRun, number: int, task: asyncio.Task[None]) -> None:
+    def _over(self, run: BatchRun, number: int, size: int, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._in_flight_bytes -= size
         if task.cancelled():
             run.pending.setdefault(self._model, deque()).appendleft(number)
         elif (error := task.exception()) is not None:
@@ -263,15 +274,18 @@ class ModelFeed:
         pause_s = min(getattr(error, "retry_after_s", 1.0), _LONGEST_PAUSE_S)
         self._paused_until = time.monotonic() + pause_s
 
-    async def _look(self) -> None:
-        """At the engine's own figures, and at the people beside."""
+    def _begin_look(self) -> None:
+        """Beside the feeding: an engine with much to do takes its time to answer."""
         connections = self._slots.connections(self._model)
         if connections is None:
-            self._window = min(FIRST, self._most)
-            return
+            self._window.restart()
+        elif self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look(connections))
+
+    async def _look(self, connections: EngineConnections) -> None:
+        """At the engine's own figures, and at the people beside."""
         load = await engine_load(connections)
-        people = self._slots.has_people(self._model)
-        self._window = next_window(self._window, load, most=self._most, people=people)
+        self._window.look(load, people=self._slots.has_people(self._model))
 
 
 def _read_all(
