@@ -15,7 +15,8 @@ import httptools
 
 # uvicorn, which vLLM runs on, closes an idle connection after 5 s; ours are dropped before.
 _IDLE_S = 3.0
-_MOST_IDLE = 64
+# As many as a batch has requests in an engine, whose short ones come back in waves.
+_MOST_IDLE = 512
 _HIGH_WATER = 256 * 1024
 _CONNECT_S = 5.0
 _ACCEPT_S = 0.005

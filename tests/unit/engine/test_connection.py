@@ -282,6 +282,18 @@ async def test_connection_is_used_again(engine: Engine, pool: EngineConnections)
     assert engine.connections == 1
 
 
+async def test_a_wave_of_requests_rides_on_the_connections_of_the_last(
+    engine: Engine, pool: EngineConnections
+) -> None:
+    async def ask() -> None:
+        await (await pool.request("GET", "/")).read()
+
+    for _ in range(3):
+        await asyncio.gather(*(ask() for _ in range(300)))
+    assert len(engine.requests) == 900
+    assert engine.connections == 300
+
+
 async def test_requests_at_once_have_connections_of_their_own(
     engine: Engine, pool: EngineConnections
 ) -> None:
