@@ -60,3 +60,8 @@ class BatchController(Controller):
         """End it; what has answers keeps them."""
         await batches.cancel(batch_id)
         return await batches.progress(batch_id)
+
+    @post("/{batch_id:str}/retry", operation_id="retryBatch", status_code=201)
+    async def retry(self, batch_id: str, batches: BatchService) -> BatchProgress:
+        """Make a new batch of the lines of an ended one that have no answer."""
+        return await batches.retry(batch_id)

@@ -12,9 +12,10 @@ from appliance.batch.failures import first_failures
 from appliance.batch.files import FileStore, new_file_id
 from appliance.batch.lines import ENDPOINTS
 from appliance.batch.news import progress_of
+from appliance.batch.retry import copy_failed, metadata_of_retry
 from appliance.batch.run import BatchRun
 from appliance.batch.runner import BatchRunner
-from appliance.errors import ConflictError, InvalidRequestError, NotFoundError
+from appliance.errors import ApplianceError, ConflictError, InvalidRequestError, NotFoundError
 from appliance.protocol.batches import Batch, BatchList, BatchProgress, BatchStatus, LineFailure
 from appliance.store.batches import StoredBatch, add_batch, batches_page, find_batch
 from appliance.store.database import Database
@@ -132,6 +133,27 @@ class BatchService:
                 self._files.path(run.stored.error_file_id),
             ]
         return await asyncio.to_thread(first_failures, batch_id, places, limit)
+
+    async def retry(self, batch_id: str) -> BatchProgress:
+        """A new batch of the lines that have no answer.
+
+        Raises NotFoundError, ConflictError where there are none, and InsufficientStorageError.
+        """
+        batch = await self.find(batch_id)
+        file = await copy_failed(self._files, batch)
+        try:
+            made = await self.create(
+                CreateBatch(
+                    input_file_id=file.id,
+                    endpoint=batch.endpoint,
+                    completion_window=batch.completion_window,
+                    metadata=metadata_of_retry(batch, _MOST_PAIRS),
+                )
+            )
+        except ApplianceError:
+            await self._files.delete(file.id)
+            raise
+        return await self.progress(made.id)
 
     async def cancel(self, batch_id: str) -> Batch:
         """Raises NotFoundError and ConflictError."""

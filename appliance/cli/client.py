@@ -69,10 +69,18 @@ class ServerClient:
         """GET and decode."""
         return self._decode(self._send("GET", path, params=query), result)
 
-    def post(self, path: str, result: type[T], body: msgspec.Struct | None = None) -> T:
-        """POST and decode."""
+    def post(
+        self,
+        path: str,
+        result: type[T],
+        body: msgspec.Struct | None = None,
+        *,
+        is_slow: bool = False,
+    ) -> T:
+        """POST and decode; slow is what writes a large file before it answers."""
         content = b"" if body is None else msgspec.json.encode(body)
-        return self._decode(self._send("POST", path, content=content), result)
+        timeout = _UPLOAD_TIMEOUT if is_slow else _TIMEOUT
+        return self._decode(self._send("POST", path, content=content, timeout=timeout), result)
 
     def patch(self, path: str, result: type[T], body: msgspec.Struct) -> T:
         """PATCH and decode."""

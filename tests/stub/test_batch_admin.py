@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ from tests.stub.conftest import MakeModel, MakeServer
 from tests.support.server import ServerProcess
 from tests.support.wait import wait_until
 from tui.client.api import ApiError
+from tui.client.download import save
 from tui.client.http import HttpClient
 from tui.client.target import Target
 from tui.state.view import View, apply
@@ -106,6 +108,8 @@ def test_batches_are_listed_in_pages_and_what_cannot_be_done_is_said(
         (f"/batches/{ids[0]}/cancel", 409),
         ("/batches/none/cancel", 404),
         ("/batches/none/resume", 404),
+        (f"/batches/{ids[0]}/retry", 409),
+        ("/batches/none/retry", 404),
     ):
         refused = server.admin("POST", path)
         assert (refused.status_code, bool(refused.json()["error"]["message"])) == (status, True)
@@ -142,5 +146,49 @@ async def test_the_terminal_ui_follows_and_holds_a_batch(server: ServerProcess) 
         with pytest.raises(ApiError) as raised:
             await client.act_on_batch("none", "cancel")
         assert raised.value.status == 404
+    finally:
+        await client.aclose()
+
+
+async def test_the_terminal_ui_repeats_failed_lines_and_fetches_answers(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    client = HttpClient(Target(socket=str(server.paths.admin_socket)))
+
+    async def ended(batch_id: str) -> dict[str, Any]:
+        def is_over() -> bool:
+            return progress(server, batch_id)["batch"]["status"] in {"completed", "cancelled"}
+
+        await asyncio.to_thread(wait_until, is_over, 30)
+        return dict(progress(server, batch_id)["batch"])
+
+    try:
+        given = requests(200)
+        first = await asyncio.to_thread(submit, server, given)
+        with pytest.raises(ApiError, match="not over"):
+            await client.retry_batch(first)
+        await asyncio.to_thread(
+            wait_until, lambda: progress(server, first)["batch"]["request_counts"]["completed"], 30
+        )
+        await client.act_on_batch(first, "cancel")
+        cancelled = await ended(first)
+        counts = cancelled["request_counts"]
+        rest = 200 - counts["completed"]
+        made = (await client.retry_batch(first)).batch
+        assert made.metadata == {"retry_of": first}
+        again = await ended(made.id)
+        assert again["request_counts"] == {"total": rest, "completed": rest, "failed": 0}
+        answered = set()
+        for number, batch in enumerate((cancelled, again)):
+            target = tmp_path / f"answers-{number}"
+            pieces = client.file_content(batch["output_file_id"])
+            await save(pieces, target, lambda _: None)
+            lines = await asyncio.to_thread(target.read_bytes)
+            ids = [json.loads(line)["custom_id"] for line in lines.splitlines()]
+            assert not answered & set(ids)
+            answered |= set(ids)
+        assert answered == {f"r{number}" for number in range(200)}
+        with pytest.raises(ApiError, match="No such File"):
+            await save(client.file_content("file-none"), tmp_path / "none", lambda _: None)
     finally:
         await client.aclose()

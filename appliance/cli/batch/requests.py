@@ -4,14 +4,13 @@ All of it streams; in memory is a few bytes for each line.
 """
 
 import codecs
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
 from appliance.batch.index import Limits, LineIndex, index_file
-from appliance.batch.lines import ENDPOINTS, request_of
+from appliance.batch.lines import ENDPOINTS
 from appliance.config.load import load_settings
 from appliance.config.paths import find_paths
 from appliance.config.settings import BatchSettings
@@ -107,16 +106,3 @@ def _asking(line: bytes, model: msgspec.Raw) -> bytes:
     body["model"] = model
     wanted["body"] = msgspec.Raw(msgspec.json.encode(body))
     return msgspec.json.encode(wanted) + b"\n"
-
-
-def copy_lines(lines: Iterable[bytes], wanted: set[str], target: BinaryIO) -> int:
-    """Copy the requests with these ids; how many there were. Raises OSError."""
-    found = 0
-    for line in lines:
-        if not line.strip():
-            continue
-        custom_id, _ = request_of(line.removeprefix(codecs.BOM_UTF8))
-        if custom_id in wanted:
-            target.write(line.rstrip(b"\r\n") + b"\n")
-            found += 1
-    return found

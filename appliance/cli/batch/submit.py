@@ -11,26 +11,23 @@ from typing import BinaryIO
 
 import msgspec
 
-from appliance.cli.batch.find import find_batch, has_all_answers, short
+from appliance.cli.batch.find import find_batch, has_all_answers, path_of, short
 from appliance.cli.batch.requests import (
     InvalidFileError,
     any_model,
     checked,
-    copy_lines,
     endpoint_of,
     limits_of,
     with_model,
 )
-from appliance.cli.batch.results import lines_of
 from appliance.cli.batch.watch import LiveLines, Show, wait_for
-from appliance.cli.client import ServerClient, ServerError, UnreachableError
+from appliance.cli.client import ServerClient, UnreachableError
 from appliance.cli.output import print_json, safe
-from appliance.protocol.batches import Batch, BatchError, BatchErrors, BatchStatus
+from appliance.protocol.batches import Batch, BatchError, BatchErrors, BatchProgress, BatchStatus
 from appliance.protocol.models import Model, Task
 
 _STANDARD_INPUT = Path("-")
 _MOST_ERRORS = 20
-_MOST_METADATA = 16
 
 
 class NewBatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,13 +46,6 @@ class Sound(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     requests: int
     models: list[str]
-
-
-class _ErrorCustomId(msgspec.Struct):
-    custom_id: str
-
-
-_decode_id = msgspec.json.Decoder(_ErrorCustomId).decode
 
 
 def run(args: argparse.Namespace) -> int:
@@ -139,31 +129,17 @@ def retry(args: argparse.Namespace) -> int:
     """`appliance batch retry`."""
     client = ServerClient(args.url)
     batch = find_batch(client, args.id).batch
-    if not batch.status.is_final:
-        raise ServerError(
-            f"{short(batch.id)} is not over: {batch.status.value}.",
-            hint="Lines that can succeed are tried again while it runs.",
-        )
-    if batch.status is BatchStatus.FAILED:
-        raise ServerError(
-            f"{short(batch.id)} failed for its file.",
-            hint=f"`appliance batch show {short(batch.id)}` says why; submit the file mended.",
-        )
-    if batch.error_file_id is None:
+    is_sound = batch.status.is_final and batch.status is not BatchStatus.FAILED
+    if is_sound and batch.error_file_id is None:
         print(f"Every line of {short(batch.id)} was answered.", file=sys.stderr)
         if args.json:
             print_json([])
         return 0
-    wanted = {_decode_id(line).custom_id for line in lines_of(client, batch.error_file_id)}
-    with tempfile.TemporaryFile(prefix="appliance-batch-") as part:
-        found = copy_lines(lines_of(client, batch.input_file_id), wanted, part)
-        if found != len(wanted):
-            raise ServerError(f"{batch.input_file_id} has not all lines of {short(batch.id)}.")
-        part.seek(0)
-        window, name = batch.completion_window, f"{batch.id}_retry.jsonl"
-        made = start(client, part, name, batch.endpoint, window, _of_retry(batch))
+    made = client.post(f"{path_of(batch.id)}/retry", BatchProgress, is_slow=True).batch
     if not args.json:
-        print(f"{found:,} lines of {short(batch.id)} again:", file=sys.stderr)
+        # Those that never ran are not counted as failed.
+        without = batch.request_counts.total - batch.request_counts.completed
+        print(f"{without:,} lines of {short(batch.id)} again:", file=sys.stderr)
         _tell_made([made], wait=args.wait)
     return _finish(client, [made], args)
 
@@ -221,11 +197,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not found or not key:
         raise ValueError(f"{text!r} is no KEY=VALUE")
     return key, value
-
-
-def _of_retry(batch: Batch) -> dict[str, str] | None:
-    metadata = {**(batch.metadata or {}), "retry_of": batch.id}
-    return metadata if len(metadata) <= _MOST_METADATA else batch.metadata
 
 
 def _tell_made(made: list[Batch], *, wait: bool) -> None:

@@ -1,6 +1,5 @@
 """Files of requests on their way to a batch."""
 
-import io
 import json
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from appliance.cli.batch.requests import (
     InvalidFileError,
     any_model,
     checked,
-    copy_lines,
     endpoint_of,
     limits_of,
     with_model,
@@ -73,13 +71,6 @@ def test_problems_come_by_line(tmp_path: Path) -> None:
     with pytest.raises(InvalidFileError) as raised:
         checked(file, "/v1/chat/completions", lambda _: None, Limits(lines=9, line_bytes=999))
     assert {each.line for each in raised.value.errors} == {1, 2}
-
-
-def test_lines_are_chosen_by_their_id() -> None:
-    lines = [b"\xef\xbb\xbf" + SOUND, b"", SOUND.replace(b'"r1"', b'"r2"') + b"\r"]
-    target = io.BytesIO()
-    assert copy_lines(lines, {"r2", "r9"}, target) == 1
-    assert target.getvalue() == SOUND.replace(b'"r1"', b'"r2"') + b"\n"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
