@@ -5,6 +5,7 @@ import os
 import signal
 import termios
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
@@ -24,9 +25,11 @@ from tui.dialogs.confirm import UnloadDialog
 from tui.dialogs.details import DetailsDialog
 from tui.dialogs.help import HelpDialog
 from tui.dialogs.load_plan import LoadPlanDialog
+from tui.dialogs.save import SaveDialog
 from tui.screens.batches import BatchesScreen
 from tui.screens.dashboard import DashboardScreen
 from tui.screens.logs import LogsScreen
+from tui.screens.panel_screen import PanelScreen
 from tui.state.connection import Link
 from tui.text.batch_words import short_id, status
 from tui.text.clipboard import clipboard_sequence
@@ -39,6 +42,7 @@ from tui.widgets.intents import (
     OpenBatch,
     OpenDetails,
     OpenLogs,
+    SaveAnswers,
     ShowCommand,
 )
 from tui.widgets.key_bar import EVERYWHERE
@@ -226,6 +230,13 @@ class ApplianceApp(App[None]):
             dialog = BatchActionDialog(self.session, progress, message.action)
             self.push_screen(dialog, self._told_batch)
 
+    @on(SaveAnswers)
+    def save_answers(self, message: SaveAnswers) -> None:
+        """Ask where."""
+        progress = self.session.feed.view.batches.get(message.batch_id)
+        if progress is not None and self.session.may_change:
+            self.push_screen(SaveDialog(self.session, progress, Path.cwd()), self._told_saved)
+
     @on(ShowCommand)
     def show_command(self, message: ShowCommand) -> None:
         """The same on the command line."""
@@ -266,10 +277,7 @@ class ApplianceApp(App[None]):
         if not self.is_running:
             return
         for screen in self.screens_to_paint():
-            if (
-                isinstance(screen, DashboardScreen | LogsScreen | BatchesScreen)
-                and screen.is_mounted
-            ):
+            if isinstance(screen, PanelScreen | LogsScreen) and screen.is_mounted:
                 screen.paint()
         self.refresh_bindings()
 
@@ -280,3 +288,7 @@ class ApplianceApp(App[None]):
     def _told_batch(self, progress: BatchProgress | None) -> None:
         if progress is not None:
             self.say(f"{short_id(progress)}: {status(progress, self.session.glyphs)[0]}")
+
+    def _told_saved(self, where: str | None) -> None:
+        if where is not None:
+            self.say(f"Saved {where}")

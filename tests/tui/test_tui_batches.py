@@ -52,6 +52,7 @@ async def open_batches(pilot: Pilot[None], *keys: str, contains: str = "BATCH ")
         (SMALL, ("G", "k", "enter"), "request-1"),
         (SMALL, ("G", "enter"), "line 1999"),
         (SMALL, ("G", "g", "j", "j", "j", "C"), "answers that are there"),
+        (SMALL, ("G", "k", "R"), "12 lines without an answer"),
     ],
 )
 def test_pictures(
@@ -159,6 +160,36 @@ async def test_cancelling_takes_more_than_one_key_and_a_refusal_is_shown(
         await until(pilot, lambda: isinstance(app.screen, BatchesScreen))
 
 
+async def test_failed_lines_make_a_new_batch_after_a_question(client: FakeClient) -> None:
+    async with make_app(client).run_test(size=SMALL, notifications=True) as pilot:
+        app = await open_batches(pilot, "G", "k", "R")
+        await until(pilot, lambda: isinstance(app.screen, BatchActionDialog))
+        assert "retry" not in [call for call, _ in client.calls]
+        await pilot.press("enter")
+        await until(pilot, lambda: "batch_89f2c5e8: " in shown(app))
+        assert client.calls[-1] == ("retry", scenes.DONE.batch.id)
+        assert isinstance(app.screen, BatchesScreen)
+
+
+@pytest.mark.parametrize(
+    ("keys", "can_retry", "can_save"),
+    [
+        (("g",), False, False),
+        (("G",), False, False),
+        (("G", "k"), True, True),
+        (("G", "k", "k"), False, False),
+    ],
+    ids=["validating", "failed", "completed", "cancelled"],
+)
+async def test_only_failed_lines_and_answers_that_are_there_are_offered(
+    client: FakeClient, keys: tuple[str, ...], can_retry: bool, can_save: bool
+) -> None:
+    async with make_app(client).run_test(size=WIDE) as pilot:
+        app = await open_batches(pilot, *keys)
+        bar = shown(app).splitlines()[-1]
+        assert ("R Retry" in bar, "o output" in bar) == (can_retry, can_save)
+
+
 async def test_what_is_over_cannot_be_changed(client: FakeClient) -> None:
     async with make_app(client).run_test(size=SMALL) as pilot:
         app = await open_batches(pilot, "G")
@@ -172,8 +203,10 @@ async def test_what_is_over_cannot_be_changed(client: FakeClient) -> None:
 
 async def test_readonly_changes_nothing(client: FakeClient) -> None:
     async with make_app(client, readonly=True).run_test(size=SMALL) as pilot:
-        app = await open_batches(pilot, "P", "C")
+        app = await open_batches(pilot, "P", "C", "G", "k", "R", "o")
         assert isinstance(app.screen, BatchesScreen)
+        assert batches(app).selected == scenes.DONE
+        assert "Retry" not in shown(app)
 
 
 async def test_foreign_text_steers_no_terminal(client: FakeClient) -> None:
@@ -187,6 +220,7 @@ async def test_foreign_text_steers_no_terminal(client: FakeClient) -> None:
 
 
 def test_consequences_are_told_in_numbers() -> None:
+    assert "12 lines without an answer" in consequence(scenes.DONE, "retry")
     assert "9,488 lines will have no answer" in consequence(scenes.RUNNING, "cancel")
     assert "nothing has run" in consequence(scenes.JUDGED, "cancel")
     assert "(128)" in consequence(scenes.RUNNING, "pause")

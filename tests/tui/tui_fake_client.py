@@ -48,6 +48,10 @@ class FakeClient:
         self.calls: list[tuple[str, str]] = []
         self.plan_verdict: PlanVerdict = scenes.PLAN
         self.error: ClientError | None = None
+        self.pieces = [b'{"id": 1}\n', b'{"id": 2}\n']
+        """Of any file of batches."""
+        self.cut_off: ClientError | None = None
+        """How the content of a file ends early."""
         self.stream_error: ClientError | None = None
         self.inbox: asyncio.Queue[Event | None] = asyncio.Queue()
         self.log_inbox: asyncio.Queue[LogWindow | None] = asyncio.Queue()
@@ -82,6 +86,17 @@ class FakeClient:
         self._called(action, batch_id)
         assert self.snapshot is not None
         return next(each for each in self.snapshot.batches if each.batch.id == batch_id)
+
+    async def retry_batch(self, batch_id: str) -> BatchProgress:
+        self._called("retry", batch_id)
+        return scenes.AGAIN
+
+    async def file_content(self, file_id: str) -> AsyncIterator[bytes]:
+        self._called("file_content", file_id)
+        for piece in self.pieces:
+            yield piece
+        if self.cut_off is not None:
+            raise self.cut_off
 
     async def batch_failures(self, batch_id: str) -> list[LineFailure]:
         self._called("batch_failures", batch_id)

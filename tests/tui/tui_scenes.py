@@ -261,6 +261,7 @@ DONE = batch(
 CUT = batch(
     7, BatchStatus.CANCELLED, (500, 120, 0), batch={"cancelled_at": int(NOW.timestamp()) - 600}
 )
+AGAIN = batch(8, BatchStatus.VALIDATING, models=())
 BATCHES = [RUNNING, HELD, STUCK, JUDGED, BAD_FILE, DONE, CUT]
 LINE_FAILURES = [
     LineFailure(line=number * 31, custom_id=f"request-{number}", status_code=400,

@@ -69,6 +69,14 @@ class Client(Protocol):
         """`pause`, `resume` or `cancel` a batch."""
         ...
 
+    async def retry_batch(self, batch_id: str) -> BatchProgress:
+        """Make a new batch of the lines that have no answer."""
+        ...
+
+    def file_content(self, file_id: str) -> AsyncIterator[bytes]:
+        """The content of a file, a piece at a time."""
+        ...
+
     async def batch_failures(self, batch_id: str) -> list[LineFailure]:
         """The first lines of a batch that failed, and why."""
         ...

@@ -13,13 +13,16 @@ from appliance.protocol.engines import Engine, LogMatches, LogWindow
 from appliance.protocol.events import Event
 from appliance.protocol.models import Model
 from appliance.protocol.placement import PlanVerdict
-from appliance.protocol.system import ErrorBody, Snapshot
+from appliance.protocol.system import Snapshot
 from tui.client.api import ApiError, Heard, UnreachableError
 from tui.client.stream import Message, SseParser, StreamTooLongError
 from tui.client.target import START_HINT, Target
 from tui.text.sanitize import sanitize_line
 
 _T = TypeVar("_T")
+_TIMEOUT = httpx.Timeout(15.0, connect=5.0)
+_COPY_TIMEOUT = httpx.Timeout(300.0, connect=5.0)
+"""The server answers once a copy of a large file is on its disk."""
 _SILENCE_S = 20.0
 """Four missed heartbeats: the link is dead though nobody closed it."""
 
@@ -28,6 +31,18 @@ _SILENCE_S = 20.0
 class _Answer:
     status: int
     body: bytes
+
+
+class _Refusal(msgspec.Struct):
+    message: str
+    hint: str = ""
+    code: str | None = None
+
+
+class _RefusalBody(msgspec.Struct):
+    """What the error bodies of `/v1` and `/admin/v1` share."""
+
+    error: _Refusal
 
 
 class HttpClient:
@@ -40,7 +55,7 @@ class HttpClient:
             base_url=target.base_url,
             transport=transport,
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(15.0, connect=5.0),
+            timeout=_TIMEOUT,
             trust_env=False,
         )
 
@@ -63,6 +78,23 @@ class HttpClient:
     async def act_on_batch(self, batch_id: str, action: str) -> BatchProgress:
         """`pause`, `resume` or `cancel` a batch."""
         return await self._call("POST", f"{_batch(batch_id)}/{action}", BatchProgress)
+
+    async def retry_batch(self, batch_id: str) -> BatchProgress:
+        """Make a new batch of the lines that have no answer."""
+        path = f"{_batch(batch_id)}/retry"
+        return await self._call("POST", path, BatchProgress, timeout=_COPY_TIMEOUT)
+
+    async def file_content(self, file_id: str) -> AsyncIterator[bytes]:
+        """The content of a file, a piece at a time."""
+        path = f"/v1/files/{quote(file_id, safe='')}/content"
+        try:
+            async with self._http.stream("GET", path) as response:
+                if response.status_code != httpx.codes.OK:
+                    _raise_for_status(_Answer(response.status_code, await response.aread()))
+                async for piece in response.aiter_bytes():
+                    yield piece
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
 
     async def batch_failures(self, batch_id: str) -> list[LineFailure]:
         """The first lines of a batch that failed, and why."""
@@ -117,10 +149,16 @@ class HttpClient:
         await self._http.aclose()
 
     async def _call(
-        self, method: str, path: str, kind: type[_T], query: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        kind: type[_T],
+        query: Mapping[str, str] | None = None,
+        *,
+        timeout: httpx.Timeout = _TIMEOUT,
     ) -> _T:
         try:
-            response = await self._http.request(method, path, params=query)
+            response = await self._http.request(method, path, params=query, timeout=timeout)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from error
         answer = _Answer(response.status_code, response.content)
@@ -182,7 +220,7 @@ def _raise_for_status(answer: _Answer) -> None:
     if answer.status < httpx.codes.BAD_REQUEST:
         return
     try:
-        detail = msgspec.json.decode(answer.body, type=ErrorBody).error
+        detail = msgspec.json.decode(answer.body, type=_RefusalBody).error
     except msgspec.DecodeError:
         text = sanitize_line(answer.body[:300].decode("utf-8", "replace"))
         raise ApiError(f"HTTP {answer.status}: {text}", status=answer.status) from None
@@ -190,5 +228,5 @@ def _raise_for_status(answer: _Answer) -> None:
         sanitize_line(detail.message),
         sanitize_line(detail.hint),
         status=answer.status,
-        code=detail.code,
+        code=detail.code or "",
     )

@@ -1,4 +1,4 @@
-"""What is known about a batch, and asking before it is held or ended."""
+"""What is known about a batch, and asking before it is held, ended or tried again."""
 
 from collections.abc import Iterable
 
@@ -18,7 +18,9 @@ from tui.widgets.intents import BatchAction
 from tui.widgets.look import Look
 
 _MOST_LINES = 20
-_NAMES: dict[BatchAction, str] = {"pause": "Pause", "resume": "Resume", "cancel": "Cancel batch"}
+_NAMES: dict[BatchAction, str] = {
+    "pause": "Pause", "resume": "Resume", "cancel": "Cancel batch", "retry": "Retry",
+}  # fmt: skip
 
 
 class BatchDialog(Dialog[None]):
@@ -108,7 +110,10 @@ class BatchActionDialog(Dialog[BatchProgress]):
     async def _act(self) -> None:
         try:
             client = await self._session.client()
-            progress = await client.act_on_batch(self._progress.batch.id, self._action)
+            if self._action == "retry":
+                progress = await client.retry_batch(self._progress.batch.id)
+            else:
+                progress = await client.act_on_batch(self._progress.batch.id, self._action)
         except ClientError as error:
             self.query_one("#answer", Static).update(f"{error.message}\n{error.hint}".strip())
             self.query_one("#close", Button).focus()
@@ -127,6 +132,11 @@ def consequence(progress: BatchProgress, action: BatchAction) -> str:
         return (
             f"Lines that run ({progress.in_flight}) end; no further ones start. Its time goes on."
         )
+    if action == "retry":
+        # Those that never ran, because it ended early, are not counted as failed.
+        without = counts.total - counts.completed
+        lines = "1 line" if without == 1 else f"{count(without)} lines"
+        return f"{lines} without an answer in a new batch; this one stays as it is."
     return f"{count(left)} lines go on."
 
 

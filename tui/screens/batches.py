@@ -1,28 +1,28 @@
-"""Screen 4: batches, how far they are, and holding or ending them."""
+"""Screen 4: batches, how far they are; holding, ending and repeating them, and their answers."""
 
 import shlex
 from typing import ClassVar
 
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
 
 from appliance.protocol.batches import BatchProgress
 from tui.client.session import Session
 from tui.screens.list_keys import list_keys
-from tui.text.batch_words import is_paused, short_id
+from tui.screens.panel_screen import PanelScreen
+from tui.text.batch_words import can_retry, is_paused, short_id
+from tui.text.rows import Row
 from tui.widgets.batch_table import BatchPicture, batches_picture, sorted_batches
-from tui.widgets.intents import AskBatch, BatchAction, OpenBatch, ShowCommand
-from tui.widgets.key_bar import KeyBar
-from tui.widgets.line_panel import LinePanel
+from tui.widgets.intents import AskBatch, BatchAction, OpenBatch, SaveAnswers, ShowCommand
 from tui.widgets.look import Look
 
-_CHANGING = frozenset({"pause", "cancel"})
+_CHANGING = frozenset({"pause", "cancel", "retry", "save"})
 _BATCHES = Binding.Group("Batches")
 
 
-class BatchesScreen(Screen[None]):
+class BatchesScreen(PanelScreen):
     """The list holds the selection; what is below it is of the selected batch."""
+
+    PANEL = "batches"
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(
@@ -38,6 +38,14 @@ class BatchesScreen(Screen[None]):
             tooltip="Cancel the batch; asks first",
         ),
         Binding(
+            "R", "retry", "Retry", id="batch.retry", group=_BATCHES,
+            tooltip="A new batch of the lines without an answer; asks first",
+        ),
+        Binding(
+            "o", "save", "output", id="batch.save", group=_BATCHES,
+            tooltip="Save the answers to a file here; asks where",
+        ),
+        Binding(
             "x", "command", "cmd", id="batch.command", group=_BATCHES,
             tooltip="Command lines: fetch, retry, watch",
         ),
@@ -49,48 +57,21 @@ class BatchesScreen(Screen[None]):
     ]  # fmt: skip
 
     def __init__(self, session: Session) -> None:
-        super().__init__()
-        self._session = session
-        self._selected: str | None = None
+        super().__init__(session)
         self._picture = BatchPicture()
 
-    def compose(self) -> ComposeResult:
-        """One panel for all rows, and the keys."""
-        yield LinePanel(id="batches")
-        yield KeyBar()
-
-    def on_mount(self) -> None:
-        """The first picture."""
-        self.paint()
-
-    def on_resize(self) -> None:
-        """Another size, another layout."""
-        self.call_after_refresh(self.paint)
-
-    def on_screen_resume(self) -> None:
-        """What changed while another screen was shown."""
-        self.call_after_refresh(self.paint)
-
-    def paint(self) -> None:
-        """Draw what changed."""
-        panel = self.query_one("#batches", LinePanel)
-        width, height = panel.size
-        if not width:
-            return
+    def rows(self, look: Look) -> list[Row]:
+        """The picture of now; keeps the selection on a batch that is there."""
         session = self._session
         if self._selected not in session.feed.view.batches:
             batches = sorted_batches(session.feed.view)
             self._selected = batches[0].batch.id if batches else None
-        look = Look(
-            glyphs=session.glyphs,
-            clock=session.clock,
-            width=width,
-            height=height,
-            can_change=session.may_change,
-            readonly=session.readonly,
-        )
         self._picture = batches_picture(session.feed, look, self._selected, session.target)
-        panel.show(self._picture.rows, dim=not session.feed.connection.is_current)
+        return self._picture.rows
+
+    def picked(self, row: int) -> str | None:
+        """The batch of a row."""
+        return self._picture.batches.get(row)
 
     @property
     def selected(self) -> BatchProgress | None:
@@ -98,26 +79,26 @@ class BatchesScreen(Screen[None]):
         return self._session.feed.view.batches.get(self._selected or "")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Capitals vanish where there is nothing that may be changed."""
+        """Keys vanish where there is nothing that they may do."""
         if action not in _CHANGING:
             return True
-        is_open = self.selected is not None and not self.selected.batch.status.is_final
-        return is_open and self._session.may_change
+        chosen = self.selected
+        if chosen is None or not self._session.may_change:
+            return False
+        batch = chosen.batch
+        if action == "retry":
+            return can_retry(chosen)
+        if action == "save":
+            return batch.output_file_id is not None
+        return not batch.status.is_final
 
     def action_move(self, rows: int) -> None:
         """Move the selection."""
-        ids = [each.batch.id for each in sorted_batches(self._session.feed.view)]
-        if not ids:
-            return
-        position = ids.index(self._selected) if self._selected in ids else 0
-        self._select(ids[max(0, min(len(ids) - 1, position + rows))])
+        self.move([each.batch.id for each in sorted_batches(self._session.feed.view)], rows)
 
-    def action_details(self) -> None:
-        """Details of the selected batch, or another try where the link is down."""
-        if not self._session.feed.connection.is_current:
-            self._session.feed.retry()
-        elif self._selected is not None:
-            self.post_message(OpenBatch(self._selected))
+    def open_details(self, name: str) -> None:
+        """Details of a batch."""
+        self.post_message(OpenBatch(name))
 
     def action_pause(self) -> None:
         """Ask to pause, or to resume."""
@@ -129,6 +110,16 @@ class BatchesScreen(Screen[None]):
         """Ask to cancel."""
         if self._selected is not None:
             self.post_message(AskBatch(self._selected, "cancel"))
+
+    def action_retry(self) -> None:
+        """Ask to try its failed lines again."""
+        if self._selected is not None:
+            self.post_message(AskBatch(self._selected, "retry"))
+
+    def action_save(self) -> None:
+        """Ask where its answers go."""
+        if self._selected is not None:
+            self.post_message(SaveAnswers(self._selected))
 
     def action_command(self) -> None:
         """The same on the command line, and what only it can do."""
@@ -150,18 +141,3 @@ class BatchesScreen(Screen[None]):
     async def action_back(self) -> None:
         """To the dashboard."""
         await self.app.switch_mode("dashboard")
-
-    def on_line_panel_picked(self, message: LinePanel.Picked) -> None:
-        """A click selects; a click on the selected row opens it."""
-        batch_id = self._picture.batches.get(message.row)
-        if batch_id is None:
-            return
-        if batch_id == self._selected:
-            self.action_details()
-        else:
-            self._select(batch_id)
-
-    def _select(self, batch_id: str) -> None:
-        self._selected = batch_id
-        self.paint()
-        self.refresh_bindings()

@@ -5,32 +5,31 @@ import shlex
 from typing import ClassVar
 
 from textual import work
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
 
 from appliance.protocol.engines import LogWindow
 from appliance.protocol.models import Model
 from tui.client import log_reader
 from tui.client.session import Session
+from tui.screens.list_keys import list_keys
+from tui.screens.panel_screen import PanelScreen
 from tui.state.view import was_stopped
+from tui.text.rows import Row
 from tui.widgets.dashboard_layout import Picture, dashboard, strip_rows
 from tui.widgets.intents import AskLoad, AskUnload, OpenDetails, OpenLogs, ShowCommand
-from tui.widgets.key_bar import KeyBar
-from tui.widgets.line_panel import LinePanel
 from tui.widgets.log_strip import KEPT, LogStrip
 from tui.widgets.look import Look
 from tui.widgets.model_table import sorted_models
 
 CHANGING = frozenset({"load", "unload"})
 
-_LISTS = Binding.Group("Lists")
 _MODELS = Binding.Group("Models")
 
 
-class DashboardScreen(Screen[None]):
+class DashboardScreen(PanelScreen):
     """Everything about the machine on one screen; the model table holds the selection."""
 
+    PANEL = "dashboard"
     STRIP_DELAY_S = 0.3
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -54,76 +53,25 @@ class DashboardScreen(Screen[None]):
             "x", "command", "cmd", id="model.command", group=_MODELS,
             tooltip="The command lines that do the same",
         ),
-        Binding(
-            "j,down", "move(1)", "down", id="list.down", show=False, group=_LISTS,
-            tooltip="Next row",
-        ),
-        Binding(
-            "k,up", "move(-1)", "up", id="list.up", show=False, group=_LISTS,
-            tooltip="Previous row",
-        ),
-        Binding(
-            "ctrl+d,pagedown", "move(10)", "half page down", id="list.page_down", show=False,
-            group=_LISTS, tooltip="Ten rows down",
-        ),
-        Binding(
-            "ctrl+u,pageup", "move(-10)", "half page up", id="list.page_up", show=False,
-            group=_LISTS, tooltip="Ten rows up",
-        ),
-        Binding(
-            "g,home", "move(-100000)", "first", id="list.first", show=False, group=_LISTS,
-            tooltip="First row",
-        ),
-        Binding(
-            "G,end", "move(100000)", "last", id="list.last", show=False, group=_LISTS,
-            tooltip="Last row",
-        ),
+        *list_keys("list"),
     ]  # fmt: skip
 
     def __init__(self, session: Session) -> None:
-        super().__init__()
-        self._session = session
-        self._selected: str | None = None
+        super().__init__(session)
         self._picture = Picture()
         self._strip = LogStrip()
 
-    def compose(self) -> ComposeResult:
-        """One panel for all rows, and the keys."""
-        yield LinePanel(id="dashboard")
-        yield KeyBar()
-
-    def on_mount(self) -> None:
-        """The first picture."""
-        self.paint()
-
-    def on_resize(self) -> None:
-        """Another size, another layout."""
-        self.call_after_refresh(self.paint)
-
-    def on_screen_resume(self) -> None:
-        """What changed while another screen was shown."""
-        self.call_after_refresh(self.paint)
-
-    def paint(self) -> None:
-        """Draw what changed."""
-        panel = self.query_one("#dashboard", LinePanel)
-        width, height = panel.size
-        if not width:
-            return
-        session = self._session
+    def rows(self, look: Look) -> list[Row]:
+        """The picture of now; keeps the selection on a model that is there."""
         self._keep_selection()
-        look = Look(
-            glyphs=session.glyphs,
-            clock=session.clock,
-            width=width,
-            height=height,
-            can_change=session.may_change,
-            readonly=session.readonly,
-        )
         self._follow_strip(look)
-        strip = self._strip
-        self._picture = dashboard(session.feed, look, self._selected, session.target, strip)
-        panel.show(self._picture.rows, dim=not session.feed.connection.is_current)
+        session = self._session
+        self._picture = dashboard(session.feed, look, self._selected, session.target, self._strip)
+        return self._picture.rows
+
+    def picked(self, row: int) -> str | None:
+        """The model of a row."""
+        return self._picture.models.get(row)
 
     def on_screen_suspend(self) -> None:
         """Hidden: read no log."""
@@ -141,19 +89,12 @@ class DashboardScreen(Screen[None]):
 
     def action_move(self, rows: int) -> None:
         """Move the selection."""
-        models = sorted_models(self._session.feed.view)
-        if not models:
-            return
-        position = next((i for i, m in enumerate(models) if m.id == self._selected), 0)
-        self._selected = models[max(0, min(len(models) - 1, position + rows))].id
-        self.paint()
+        self.move([model.id for model in sorted_models(self._session.feed.view)], rows)
 
-    def action_details(self) -> None:
-        """Details of the selected model, or another try where the link is down."""
-        if not self._session.feed.connection.is_current:
-            self._session.feed.retry()
-        elif model := self.selected:
-            self.post_message(OpenDetails(model.id))
+    def open_details(self, name: str) -> None:
+        """Details of a model."""
+        if name in self._session.feed.view.models:
+            self.post_message(OpenDetails(name))
 
     def action_logs(self) -> None:
         """Log of the selected model."""
@@ -184,17 +125,6 @@ class DashboardScreen(Screen[None]):
                     ]
                 )
             )
-
-    def on_line_panel_picked(self, message: LinePanel.Picked) -> None:
-        """A click selects; a click on the selected row opens it."""
-        model = self._picture.models.get(message.row)
-        if model is None:
-            return
-        if model == self._selected:
-            self.action_details()
-            return
-        self._selected = model
-        self.paint()
 
     def _follow_strip(self, look: Look) -> None:
         """Read the log of the selected model where there is room for it."""

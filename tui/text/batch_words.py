@@ -26,6 +26,13 @@ def is_paused(progress: BatchProgress) -> bool:
     return progress.is_paused and progress.batch.status is BatchStatus.IN_PROGRESS
 
 
+def can_retry(progress: BatchProgress) -> bool:
+    """Whether it is over and has lines without an answer."""
+    batch = progress.batch
+    has_errors = batch.error_file_id is not None
+    return batch.status.is_final and batch.status is not BatchStatus.FAILED and has_errors
+
+
 def status(progress: BatchProgress, glyphs: Glyphs) -> tuple[str, str]:
     """Mark and word, and the style of both."""
     if is_paused(progress):

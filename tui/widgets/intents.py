@@ -4,7 +4,7 @@ from typing import Literal
 
 from textual.message import Message
 
-BatchAction = Literal["pause", "resume", "cancel"]
+BatchAction = Literal["pause", "resume", "cancel", "retry"]
 
 
 class OpenLogs(Message):
@@ -49,12 +49,20 @@ class OpenBatch(Message):
 
 
 class AskBatch(Message):
-    """Ask whether to pause, resume or cancel a batch."""
+    """Ask whether to pause, resume or cancel a batch, or to try its failed lines again."""
 
     def __init__(self, batch_id: str, action: BatchAction) -> None:
         super().__init__()
         self.batch_id = batch_id
         self.action = action
+
+
+class SaveAnswers(Message):
+    """Ask where to save the answers of a batch."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__()
+        self.batch_id = batch_id
 
 
 class ShowCommand(Message):
