@@ -25,7 +25,6 @@ import tempfile
 import threading
 import time
 import types
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,9 +52,7 @@ class WarmProcess:
 
     def __init__(self, modules: list[str]) -> None:
         before = dict(os.environ)
-        warnings.simplefilter("ignore")
         self.failed = [module for module in modules if not _imports(module)]
-        warnings.resetwarnings()
         # What imports put into the environment must survive in the engines.
         self._added = {
             name: value for name, value in os.environ.items() if before.get(name) != value

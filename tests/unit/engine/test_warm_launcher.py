@@ -214,3 +214,19 @@ def test_a_fork_that_the_system_refuses_does_not_cost_the_launcher() -> None:
         assert b"Cannot allocate memory" in ours.recv(1000)
     ours.close()
     assert process.wait(LIMIT_S) == 0
+
+
+FILTERS = """
+import importlib.util, sys, warnings
+spec = importlib.util.spec_from_file_location("warm", sys.argv[1])
+warm = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(warm)
+before = list(warnings.filters)
+warm.WarmProcess(["json"])
+assert warnings.filters == before, (before, warnings.filters)
+"""
+
+
+def test_a_forked_engine_warns_of_no_more_than_a_plain_one() -> None:
+    program = Path(warm_launchers.__file__).with_name("warm.py")
+    subprocess.run([sys.executable, "-c", FILTERS, str(program)], check=True, timeout=LIMIT_S)
