@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import combinations
 from math import comb
+from operator import attrgetter
 
 from appliance.slots.occupancy import DeviceState
 
 Group = tuple[DeviceState, ...]
+_Order = Callable[[DeviceState], tuple[object, ...]]
 
 # All pairs and quadruples of eight devices are looked at, and all pairs of fourteen.
 _MOST_GROUPS = 100
@@ -15,6 +17,7 @@ _UNKNOWN = 9
 # NVLink and a common PCIe switch; farther devices are no group worth keeping together.
 _WORTH_KEEPING = (0, 1)
 _SAME_NUMA = 2
+_POSITION = attrgetter("position")
 
 
 class Islands:
@@ -71,9 +74,7 @@ class Islands:
             )
         return lost
 
-    def groups(
-        self, states: Sequence[DeviceState], size: int, order: Callable[[DeviceState], object]
-    ) -> Iterator[Group]:
+    def groups(self, states: Sequence[DeviceState], size: int, order: _Order) -> Iterator[Group]:
         """All groups of that size where they are few, else the best ones of each island.
 
         `order` says which devices are better than others; the states come by index.
@@ -81,9 +82,8 @@ class Islands:
         if comb(len(states), size) <= _MOST_GROUPS:
             yield from combinations(states, size)
             return
-        number = {id(state): at for at, state in enumerate(states)}
-        ordered = sorted(states, key=lambda state: (order(state), number[id(state)]))
-        yield _by_index(ordered[:size], number)
+        ordered = sorted(states, key=order)
+        yield _by_index(ordered[:size])
         for islands in self._of:
             members: dict[int, list[DeviceState]] = {}
             for state in ordered:
@@ -93,23 +93,23 @@ class Islands:
             together = [state for island in largest for state in island]
             for island in (*members.values(), together):
                 if len(island) >= size:
-                    yield _by_index(island[:size], number)
+                    yield _by_index(island[:size])
 
 
 def distance(group: Group) -> tuple[int, int]:
     """The worst link within a group, and the sum of all: collectives wait for the slowest."""
-    worst = total = 0
-    for one, other in combinations(group, 2):
-        link = min(
-            one.room.links.get(other.room.id, _UNKNOWN), other.room.links.get(one.room.id, _UNKNOWN)
-        )
-        worst = max(worst, link)
-        total += link
-    return (worst, total)
+    if len(group) == 1:
+        return (0, 0)
+    ends = [(state.room.id, state.room.links) for state in group]
+    found = [
+        min(links.get(there, _UNKNOWN), back.get(here, _UNKNOWN))
+        for (here, links), (there, back) in combinations(ends, 2)
+    ]
+    return (max(found), sum(found))
 
 
-def _by_index(states: Sequence[DeviceState], number: dict[int, int]) -> Group:
-    return tuple(sorted(states, key=lambda state: number[id(state)]))
+def _by_index(states: Sequence[DeviceState]) -> Group:
+    return tuple(sorted(states, key=_POSITION))
 
 
 def _is_unused(state: DeviceState) -> bool:

@@ -29,14 +29,16 @@ class DeviceState:
     """A device with its residents."""
 
     __slots__ = (
-        "free_bytes", "hardest", "hardest_exclusive", "held_bytes", "neighbours", "residents",
-        "room", "span",
+        "free_bytes", "hardest", "hardest_exclusive", "held_bytes", "neighbours", "position",
+        "residents", "room", "span",
     )  # fmt: skip
 
-    def __init__(self, room: DeviceRoom) -> None:
+    def __init__(self, room: DeviceRoom, position: int) -> None:
         self.room = room
-        self.residents: list[tuple[int, Resident]] = []
-        """With the tie of each."""
+        self.position = position
+        """In the order of all devices."""
+        self.residents: list[list[Resident]] = [[] for _ in range(_NEVER)]
+        """By tie."""
         self.held_bytes = [0] * _NEVER
         """By the tie of those who hold it."""
         self.free_bytes: list[int] = []
@@ -49,6 +51,24 @@ class DeviceState:
         """Residents that stay."""
         self.span = 1
         """On how many devices the widest resident is."""
+
+    def mark(self, resident: Resident, tie: int) -> None:
+        """Note one that is on other devices too, or shares with nobody."""
+        span = len(resident.bytes_by_device)
+        if span > self.span:
+            self.span = span
+        if resident.is_exclusive and tie > self.hardest_exclusive:
+            self.hardest_exclusive = tie
+
+    def settle(self) -> None:
+        """Sum up, once all residents are there."""
+        free = self.room.free_bytes
+        for tie in range(_NEVER):
+            free += self.held_bytes[tie]
+            self.free_bytes.append(free)
+            if self.residents[tie]:
+                self.hardest = tie
+        self.neighbours = sum(map(len, self.residents[_IDLE:]))
 
     def tie(self, need_bytes: int, *, is_exclusive: bool) -> int:
         """What has to happen before so many bytes fit, and before nobody is there who minds."""
@@ -72,32 +92,28 @@ class Occupancy:
 
     def __init__(self, rooms: Sequence[DeviceRoom], residents: Sequence[Resident]) -> None:
         ordered = sorted(rooms, key=lambda room: (room.index, room.id))
-        self.states = [DeviceState(room) for room in ordered]
+        self.states = [DeviceState(room, at) for at, room in enumerate(ordered)]
         self._most: dict[object, tuple[list[int], list[int]]] = {}
         by_id = {state.room.id: state for state in self.states}
         for resident in residents:
-            tie = _tie_of(resident)
-            span = len(resident.bytes_by_device)
-            is_exclusive = resident.is_exclusive
-            for device, size in resident.bytes_by_device.items():
-                if device not in by_id:
-                    continue
-                state = by_id[device]
-                state.residents.append((tie, resident))
-                state.held_bytes[tie] += size
-                if tie > state.hardest:
-                    state.hardest = tie
-                if tie > _LEAVING:
-                    state.neighbours += 1
-                if is_exclusive and tie > state.hardest_exclusive:
-                    state.hardest_exclusive = tie
-                if span > state.span:
-                    state.span = span
+            if resident.is_leaving:
+                tie = _LEAVING
+            elif resident.is_pinned:
+                tie = _PINNED
+            else:
+                tie = _BUSY if resident.is_busy else _IDLE
+            held = resident.bytes_by_device
+            for device, size in held.items():
+                if device in by_id:
+                    state = by_id[device]
+                    state.residents[tie].append(resident)
+                    state.held_bytes[tie] += size
+            if resident.is_exclusive or len(held) > 1:
+                for device in held:
+                    if device in by_id:
+                        by_id[device].mark(resident, tie)
         for state in self.states:
-            free = state.room.free_bytes
-            for held_bytes in state.held_bytes:
-                free += held_bytes
-                state.free_bytes.append(free)
+            state.settle()
 
     def fits(self, request: PlanRequest) -> bool:
         """Whether the model finds room once all that may go are gone.
@@ -127,12 +143,3 @@ class Occupancy:
             [size for size, room in serving if single.allows(room)],
             [size for size, room in serving if several.allows(room)],
         )
-
-
-def _tie_of(resident: Resident) -> int:
-    """How hard it is to get it off."""
-    if resident.is_leaving:
-        return _LEAVING
-    if resident.is_pinned:
-        return _PINNED
-    return _BUSY if resident.is_busy else _IDLE

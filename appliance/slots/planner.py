@@ -8,6 +8,7 @@ leaves room for later groups.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from appliance.slots.groups import Group, Islands, distance
 from appliance.slots.occupancy import DeviceState, Occupancy, Tie
@@ -60,6 +61,16 @@ class _Choice:
         return (self.is_starting, self.victims.cost_s)
 
 
+class _Way(NamedTuple):
+    """An option on the devices that it may use."""
+
+    option: Option
+    ties: list[tuple[int, DeviceState]]
+    """What has to happen on each."""
+    hardest: int
+    """What has to happen before there are enough of them."""
+
+
 class _Search:
     """One answer after the other, each over all options."""
 
@@ -70,15 +81,8 @@ class _Search:
         usable = [state for state in allowed if state.room.is_usable]
         self._broken = [state for state in allowed if not state.room.is_usable]
         self._islands = Islands(occupancy.states)
-        self._ties = [
-            (
-                option,
-                [
-                    (state.tie(option.need_bytes, is_exclusive=request.is_exclusive), state)
-                    for state in usable
-                    if option.allows(state.room)
-                ],
-            )
+        self._ways = [
+            _way(option, [state for state in usable if option.allows(state.room)], request)
             for option in request.options
         ]
 
@@ -105,9 +109,7 @@ class _Search:
         """Memory that comes back by itself."""
         for option, states in self._serving(Tie.LEAVING):
             group = self._roomiest(states, option)
-            there = _in_order(
-                each for state in group for tie, each in state.residents if tie == Tie.LEAVING
-            )
+            there = _in_order(each for state in group for each in state.residents[Tie.LEAVING])
             busy = [resident for resident in there if resident.is_busy]
             reason = f"waits until {_names(there)} has given its memory back"
             if busy:
@@ -132,7 +134,7 @@ class _Search:
 
     def wait_for_device(self) -> Plan | None:
         """Devices that cannot be used now may come back; what is on them is not known."""
-        for option, ties in self._ties:
+        for option, ties, _ in self._ways:
             broken = [
                 state
                 for state in self._broken
@@ -154,17 +156,16 @@ class _Search:
 
     def _serving(self, upto: Tie) -> list[tuple[Option, list[DeviceState]]]:
         """The options for which enough devices can serve."""
-        found = []
-        for option, ties in self._ties:
-            states = [state for tie, state in ties if tie <= upto]
-            if len(states) >= option.tp_size:
-                found.append((option, states))
-        return found
+        return [
+            (option, [state for tie, state in ties if tie <= upto])
+            for option, ties, hardest in self._ways
+            if hardest <= upto
+        ]
 
     def _roomiest(self, states: Sequence[DeviceState], option: Option) -> Group:
         """The closest group that spares later ones, with the fewest neighbours, the tightest."""
 
-        def order(state: DeviceState) -> object:
+        def order(state: DeviceState) -> tuple[object, ...]:
             return (self._islands.loss((state,)), state.neighbours, state.room.free_bytes)
 
         def rank(group: Group) -> tuple[tuple[int, int], list[int], int, int, list[int]]:
@@ -176,7 +177,8 @@ class _Search:
                 _indices(group),
             )
 
-        return min(self._islands.groups(states, option.tp_size, order), key=rank)
+        groups = dict.fromkeys(self._islands.groups(states, option.tp_size, order))
+        return min(groups, key=rank)
 
     def _cheapest(self, upto: Tie) -> _Choice | None:
         """Over all options: the one that costs least, then the one that is preferred."""
@@ -203,28 +205,36 @@ class _Search:
         None if it does not cost less than what is preferred.
         """
         search = VictimSearch(
-            candidates, need_bytes=option.need_bytes, is_exclusive=self._request.is_exclusive
+            candidates,
+            states,
+            need_bytes=option.need_bytes,
+            is_exclusive=self._request.is_exclusive,
         )
-
         if preferred is not None:
-            least = search.least_of_any(states, option.tp_size)
+            least = search.least_of_any(option.tp_size)
             if (False, cost_s(least)) >= preferred.cost:
                 return None
 
-        def order(state: DeviceState) -> object:
-            return (state.room.is_starting, search.least_weight((state,)))
+        def order(state: DeviceState) -> tuple[object, ...]:
+            return (state.room.is_starting, search.least[state.position])
 
         def rank(group: Group, weight: int) -> _Rank:
             return (_is_starting(group), int(cost_s(weight)), distance(group), weight)
 
-        groups = [
-            (rank(group, search.least_weight(group)), search.last_used(group), group)
-            for group in self._islands.groups(states, option.tp_size, order)
-        ]
-        groups.sort(key=lambda each: (each[0], each[1], _indices(each[2])))
+        groups = list(self._islands.groups(states, option.tp_size, order))
+        bounds = {
+            group: (
+                rank(group, search.least_weight(group)),
+                search.last_used(group),
+                _indices(group),
+            )
+            for group in dict.fromkeys(groups)
+        }
+        groups.sort(key=bounds.__getitem__)
         best: tuple[_Rank, list[tuple[float, str]], list[int]] | None = None
         choice: _Choice | None = None
-        for bound, _, group in groups:
+        for group in groups:
+            bound = bounds[group][0]
             is_least = best is not None and bound > best[0]
             if is_least or (choice is not None and candidates.is_time_over):
                 break
@@ -236,6 +246,14 @@ class _Search:
                 best, choice = found, _Choice(bound[0], group, victims)
         is_cheaper = choice is not None and (preferred is None or choice.cost < preferred.cost)
         return choice if is_cheaper else None
+
+
+def _way(option: Option, states: Sequence[DeviceState], request: PlanRequest) -> _Way:
+    need_bytes, is_exclusive = option.need_bytes, request.is_exclusive
+    ties = [(state.tie(need_bytes, is_exclusive=is_exclusive), state) for state in states]
+    if len(ties) < option.tp_size:
+        return _Way(option, ties, int(Tie.NEVER))
+    return _Way(option, ties, sorted(tie for tie, _ in ties)[option.tp_size - 1])
 
 
 def _may_be_large_enough(room: DeviceRoom, option: Option) -> bool:

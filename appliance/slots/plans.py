@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class DeviceRoom:
     """One device as the planner sees it. `free_bytes` is what may be promised now."""
 
@@ -28,7 +28,7 @@ class DeviceRoom:
     """A MIG instance: no engine can use two of them, or one beside a GPU."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Resident:
     """An engine that holds memory."""
 
@@ -132,7 +132,7 @@ class Wait:
     devices: tuple[DeviceRoom, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Have:
     """What a device that the model may use has for it."""
 
@@ -172,7 +172,7 @@ class Refuse:
     message: str
     hint: str
     have: tuple[Have, ...] = ()
-    holders: tuple[Holder, ...] = ()
+    holders: Iterable[Holder] = ()
     suggestions: tuple[Suggestion, ...] = ()
 
 

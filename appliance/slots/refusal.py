@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
+from heapq import nsmallest
+from itertools import chain
 
 from appliance.slots.occupancy import DeviceState, Occupancy, Tie
 from appliance.slots.plans import (
@@ -26,28 +29,53 @@ def refuse(occupancy: Occupancy, request: PlanRequest, *, in_the_way: Sequence[R
     """The refusal; `in_the_way` are the pinned engines without which it would fit."""
     allowed = [state for state in occupancy.states if request.allows(state.room)]
     have = tuple(Have(device=each.room, most_bytes=each.free_bytes[Tie.BUSY]) for each in allowed)
-    holders = tuple(holder for state in allowed for holder in _holders(state))
     suggestions = tuple(_suggestions(occupancy, request, in_the_way))
-    message = _message(occupancy, request, have, holders)
-    return Refuse(message, _hint(occupancy, request, suggestions), have, holders, suggestions)
+    message = _message(request, allowed, have)
+    hint = _hint(occupancy, request, suggestions)
+    return Refuse(message, hint, have, Holders(allowed), suggestions)
 
 
-def _holders(state: DeviceState) -> Iterator[Holder]:
+class Holders:
+    """Who holds memory that stays; worked out when it is read, as no message needs all of it."""
+
+    def __init__(self, states: Sequence[DeviceState]) -> None:
+        self._states = states
+
+    def __iter__(self) -> Iterator[Holder]:
+        return iter(self._found)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Holders) and self._found == other._found
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @cached_property
+    def _found(self) -> list[Holder]:
+        return list(chain.from_iterable(_holders(state) for state in self._states))
+
+
+def _holders(state: DeviceState) -> list[Holder]:
     """Those on a device who stay, largest first."""
     device = state.room
-    staying = [
-        (-each.bytes_by_device[device.id], each.model, each)
-        for tie, each in state.residents
-        if tie == _PINNED
-    ]
-    for size, model, each in sorted(staying, key=lambda held: held[:2]):
-        reason = "always on" if each.is_always_on else "pinned"
-        if each.is_exclusive:
-            reason += ", exclusive"
-        yield Holder(device, model, -size, reason)
-    foreign = device.total_bytes - device.free_bytes - sum(state.held_bytes)
-    if foreign >= _LEAST_FOREIGN_BYTES:
-        yield Holder(device, None, foreign, "other processes")
+    staying = state.residents[_PINNED]
+    ordered = sorted(
+        (-each.bytes_by_device[device.id], each.model, at) for at, each in enumerate(staying)
+    )
+    holders = [Holder(device, model, -size, _reason(staying[at])) for size, model, at in ordered]
+    if foreign := _foreign_bytes(state):
+        holders.append(Holder(device, None, foreign, "other processes"))
+    return holders
+
+
+def _foreign_bytes(state: DeviceState) -> int:
+    """What processes hold that are not ours, as far as it counts."""
+    foreign = state.room.total_bytes - state.room.free_bytes - sum(state.held_bytes)
+    return foreign if foreign >= _LEAST_FOREIGN_BYTES else 0
+
+
+def _reason(resident: Resident) -> str:
+    reason = "always on" if resident.is_always_on else "pinned"
+    return f"{reason}, exclusive" if resident.is_exclusive else reason
 
 
 def _suggestions(
@@ -103,12 +131,7 @@ def _with_other_devices(occupancy: Occupancy, request: PlanRequest) -> Iterator[
         )
 
 
-def _message(
-    occupancy: Occupancy,
-    request: PlanRequest,
-    have: Sequence[Have],
-    holders: Sequence[Holder],
-) -> str:
+def _message(request: PlanRequest, states: Sequence[DeviceState], have: Sequence[Have]) -> str:
     model = request.model
     if not have:
         wanted = f"the devices {', '.join(sorted(request.devices))}" if request.devices else "any"
@@ -120,7 +143,7 @@ def _message(
     parts = _have_texts(have)
     alone = " It shares its devices with nobody." if request.is_exclusive else ""
     return f"{model} needs {_need_text(request.options)}; {', '.join(parts)}.{alone}" + _held_text(
-        holders
+        states
     )
 
 
@@ -135,17 +158,25 @@ def _need_text(options: Sequence[Option]) -> str:
 
 def _have_texts(have: Sequence[Have]) -> list[str]:
     """Devices that have the same together; no more than people read."""
+    known: dict[tuple[int, int, int], str] = {}
     alike: dict[str, list[int]] = {}
     for each in have:
-        free, total = max(each.device.free_bytes, 0), each.device.total_bytes
-        text = f"{format_size(free)} free of {format_size(total)}"
-        if each.most_bytes > free:
-            text += f" ({format_size(each.most_bytes)} once others are unloaded)"
+        sizes = (max(each.device.free_bytes, 0), each.device.total_bytes, each.most_bytes)
+        text = known.get(sizes)
+        if text is None:
+            text = known[sizes] = _have_text(*sizes)
         alike.setdefault(text, []).append(each.device.index)
     texts = [f"{_devices(indices)}: {text}" for text, indices in alike.items()]
     shown = list(alike.values())[:_MOST_LISTED]
     more = len(have) - sum(len(indices) for indices in shown)
     return [*texts[:_MOST_LISTED], f"and {more} more"] if more else texts
+
+
+def _have_text(free_bytes: int, total_bytes: int, most_bytes: int) -> str:
+    text = f"{format_size(free_bytes)} free of {format_size(total_bytes)}"
+    if most_bytes > free_bytes:
+        text += f" ({format_size(most_bytes)} once others are unloaded)"
+    return text
 
 
 def _devices(indices: Sequence[int]) -> str:
@@ -156,12 +187,14 @@ def _devices(indices: Sequence[int]) -> str:
     return f"devices {', '.join(str(index) for index in indices)}"
 
 
-def _held_text(holders: Sequence[Holder]) -> str:
-    kept = sorted({each.model for each in holders if each.model is not None})
-    foreign = sum(each.held_bytes for each in holders if each.model is None)
+def _held_text(states: Sequence[DeviceState]) -> str:
+    kept = {each.model for state in states for each in state.residents[_PINNED]}
+    foreign = sum(_foreign_bytes(state) for state in states)
     text = ""
     if kept:
-        text += f" Held by models that are never evicted: {', '.join(kept[:_MOST_LISTED])}"
+        text += (
+            f" Held by models that are never evicted: {', '.join(nsmallest(_MOST_LISTED, kept))}"
+        )
         more = len(kept) - _MOST_LISTED
         text += f" and {more} more." if more > 0 else "."
     if foreign:
