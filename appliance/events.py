@@ -16,6 +16,7 @@ from appliance.protocol.events import (
     EngineChanged,
     Event,
     ModelChanged,
+    PullChanged,
     ServerChanged,
 )
 
@@ -152,5 +153,7 @@ def _coalescing_key(event: Event) -> tuple[str, str] | None:
             return ("engine", engine.id)
         case BatchChanged(batch=progress):
             return ("batch", progress.batch.id)
+        case PullChanged(pull=pull):
+            return ("pull", pull.id)
         case _:
             return None

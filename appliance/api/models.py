@@ -102,8 +102,5 @@ class ModelController(Controller):
 
     @staticmethod
     def _changed(model: str, slots: SlotScheduler) -> Model:
-        slot = slots.board.slot(model)
-        slots.board.forget_failures(slot)
-        slots.board.touch(slot)
-        slots.board.tell(slot)
+        slots.board.renew(model)
         return slots.board.model(model)

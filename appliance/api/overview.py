@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from appliance.batch.news import BatchNews
 from appliance.events import EventBus
+from appliance.hub.pulls import Pulls
 from appliance.protocol.devices import DeviceHealth
 from appliance.protocol.events import AlertRaised, Event
 from appliance.protocol.system import Alert, ServerInfo, Snapshot
@@ -21,10 +22,12 @@ class Overview:
         self,
         board: SlotBoard,
         batches: BatchNews,
+        pulls: Pulls,
         bus: EventBus,
         server_info: Callable[[], ServerInfo],
     ) -> None:
         self._batches = batches
+        self._pulls = pulls
         self._board = board
         self._bus = bus
         self._server_info = server_info
@@ -51,6 +54,7 @@ class Overview:
             ],
             totals=self._board.totals(),
             batches=self._batches.told(),
+            pulls=self._pulls.told(),
         )
 
     def _on_event(self, event: Event) -> None:

@@ -26,9 +26,9 @@ _SIZE_KEYS = {
 }  # fmt: skip
 _DURATION_KEYS = {
     "answer_timeout", "batch_max_wait", "batch_turn", "drain_timeout", "drain_limit",
-    "frozen_timeout", "hang_timeout", "heartbeat", "idle_timeout", "max_keep_alive", "max_wait",
-    "min_loaded", "queue_timeout", "stall_timeout", "stop_timeout", "retry_first", "retry_most",
-    "sample_interval", "sleep_timeout", "asleep_timeout", "freeing_timeout",
+    "frozen_timeout", "give_up", "hang_timeout", "heartbeat", "idle_timeout", "max_keep_alive",
+    "max_wait", "min_loaded", "queue_timeout", "stall_timeout", "stop_timeout", "retry_first",
+    "retry_most", "sample_interval", "sleep_timeout", "asleep_timeout", "freeing_timeout",
 }  # fmt: skip
 _NEVER_KEYS = {"idle_timeout", "max_keep_alive", "asleep_timeout"}
 _MOST_SECONDS = 10 * 365 * 86400.0

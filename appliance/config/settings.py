@@ -244,6 +244,35 @@ class BatchSettings(_Section, frozen=True, kw_only=True):
         return parse_size(self.disk_reserve)
 
 
+class PullSettings(_Section, frozen=True, kw_only=True):
+    """Table `[pulls]`."""
+
+    parallel: Positive = 2
+    """Pulls that run at once; more wait for their turn."""
+    connections: Positive = 4
+    """Files that one pull fetches at once."""
+    cache: str | None = None
+    """Hugging Face cache; left out: what HF_HUB_CACHE or HF_HOME say, else see below."""
+    endpoint: str | None = None
+    """Address of the hub or a mirror; left out: what HF_ENDPOINT says, else huggingface.co."""
+    token_file: str | None = None
+    """File (mode 0600) with the token for the hub; left out: `hub-token` in the state directory."""
+    disk_reserve: str | int = "2GiB"
+    """What pulls leave free on the disk."""
+    give_up: str | float = "1h"
+    """A pull that gets nothing for this long, as the network or the hub is down, fails."""
+
+    @property
+    def disk_reserve_bytes(self) -> int:
+        """Bytes."""
+        return parse_size(self.disk_reserve)
+
+    @property
+    def give_up_s(self) -> float:
+        """Seconds."""
+        return parse_duration(self.give_up)
+
+
 class SimulatedDevice(_Section, frozen=True, kw_only=True):
     """One entry of `[[devices.simulated]]`: a pretended GPU; its engines run on the CPU."""
 
@@ -314,3 +343,4 @@ class Settings(_Section, frozen=True, kw_only=True):
     engines: EngineSettings = msgspec.field(default_factory=EngineSettings)
     batches: BatchSettings = msgspec.field(default_factory=BatchSettings)
     devices: DeviceSettings = msgspec.field(default_factory=DeviceSettings)
+    pulls: PullSettings = msgspec.field(default_factory=PullSettings)

@@ -67,22 +67,16 @@ class RepoCache:
 
         Raises OSError, also if a blob is not there.
         """
-        snapshot = self.snapshot(commit)
-        for file in sorted(files, key=lambda each: each.path == CONFIG):
+        for file in files:
             if self.blob(file).stat().st_size != file.size_bytes:
                 raise FileNotFoundError(f"{self.blob(file)} is not whole")
+        snapshot = self.snapshot(commit)
+        for file in sorted(files, key=lambda each: each.path == CONFIG):
             _link(snapshot / file.path, self.blob(file))
         if revision != commit:
             _write(self.directory / "refs" / revision, commit)
         _sync(self.blobs, snapshot)
         return snapshot
-
-    def is_published(self, commit: str, files: Sequence[PullFile]) -> bool:
-        """Whether each file is in its snapshot, with its size."""
-        snapshot = self.snapshot(commit)
-        with suppress(OSError):
-            return all((snapshot / each.path).stat().st_size == each.size_bytes for each in files)
-        return False
 
     def discard(self, files: Sequence[PullFile]) -> None:
         """Delete what was fetched for them, unless a snapshot holds it."""

@@ -16,8 +16,8 @@ from huggingface_hub.errors import (
 
 from appliance.errors import ApplianceError
 from appliance.hub.messages import Order, Stopped
+from appliance.hub.space import disk_short
 from appliance.protocol.pulls import PullCause, PullProblem
-from appliance.units import format_size
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _UNAUTHORIZED = 401
@@ -56,7 +56,8 @@ def stopped(error: BaseException, order: Order, endpoint: str) -> Stopped:
                 " the pull to fetch that file again, or set another HF_ENDPOINT.",
             )
         case DiskShortError():
-            return Stopped(problem=disk_short(error), is_transient=False)
+            problem = disk_short(error.need_bytes, error.free_bytes, error.reserve_bytes)
+            return Stopped(problem=problem, is_transient=False)
         case OfflineModeIsEnabled():
             return _final(
                 PullCause.OFFLINE,
@@ -100,17 +101,6 @@ def _refused(error: HfHubHTTPError, order: Order, page: str) -> Stopped:
             )
         case _:
             return _http(error, order)
-
-
-def disk_short(error: DiskShortError) -> PullProblem:
-    """What is needed and what there is."""
-    return PullProblem(
-        cause=PullCause.INSUFFICIENT_STORAGE,
-        message=f"The disk has no room: {format_size(error.need_bytes)} are still to be fetched"
-        f" and {format_size(error.reserve_bytes)} are to stay free, but"
-        f" {format_size(error.free_bytes)} are free.",
-        hint="Make room, or set `pulls.cache` to a larger disk, and resume the pull.",
-    )
 
 
 def _final(cause: PullCause, message: str, hint: str) -> Stopped:

@@ -24,6 +24,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 4
     """Files fetched at once."""
 
+    def __repr__(self) -> str:
+        """Without the token."""
+        return f"Order(repo={self.repo!r}, commit={self.commit!r})"
+
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True, tag="listed"):
     """The revision's commit and the files that are needed of it."""

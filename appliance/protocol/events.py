@@ -14,6 +14,7 @@ from appliance.protocol.batches import BatchProgress
 from appliance.protocol.devices import Device
 from appliance.protocol.engines import Engine, EngineState
 from appliance.protocol.models import Model
+from appliance.protocol.pulls import Pull
 from appliance.protocol.system import Alert, ServerInfo, Snapshot, Totals
 
 
@@ -91,6 +92,12 @@ class BatchChanged(Wire, frozen=True, kw_only=True, tag="batch", tag_field="type
     batch: BatchProgress
 
 
+class PullChanged(Wire, frozen=True, kw_only=True, tag="pull", tag_field="type"):
+    """A pull was asked for, changed its state, or has gone on: for that at most once a second."""
+
+    pull: Pull
+
+
 class AlertRaised(Wire, frozen=True, kw_only=True, tag="alert", tag_field="type"):
     """Something that its owner should look at."""
 
@@ -108,5 +115,6 @@ Event = (
     | Transition
     | Swapped
     | BatchChanged
+    | PullChanged
     | AlertRaised
 )

@@ -9,6 +9,7 @@ from appliance.protocol.devices import Device, DeviceSource
 from appliance.protocol.engines import Engine
 from appliance.protocol.launchers import Launcher
 from appliance.protocol.models import Model
+from appliance.protocol.pulls import Pull
 
 
 class ServerInfo(Wire, frozen=True, kw_only=True):
@@ -64,6 +65,8 @@ class Snapshot(Wire, frozen=True, kw_only=True):
     totals: Totals = Totals()
     batches: list[BatchProgress] = []
     """The open ones and the newest of those that are over, the oldest first."""
+    pulls: list[Pull] = []
+    """In the same way."""
 
 
 class WarmOutcome(StrEnum):

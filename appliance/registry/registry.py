@@ -96,7 +96,7 @@ class Registry:
 
     async def create(self, body: ModelCreate) -> KnownModel:
         """Add a model. Raises ConflictError and InvalidRequestError."""
-        _check_id(body.id)
+        check_id(body.id)
         if body.id in self._models:
             raise _exists(body.id)
         fields = msgspec.structs.asdict(body)
@@ -129,6 +129,14 @@ class Registry:
         facts = await asyncio.to_thread(read_facts, Path(known.settings.path))
         self.get(model_id)
         settings = msgspec.structs.replace(known.settings, **changes)
+        return await self._put(model_id, settings, facts, known.created_at)
+
+    async def move(self, model_id: str, path: Path) -> KnownModel:
+        """Its checkpoint is elsewhere now. Raises ModelNotFoundError and InvalidRequestError."""
+        known = self.get(model_id)
+        facts = await asyncio.to_thread(read_facts, path)
+        self.get(model_id)
+        settings = msgspec.structs.replace(known.settings, path=str(path))
         return await self._put(model_id, settings, facts, known.created_at)
 
     async def delete(self, model_id: str) -> None:
@@ -174,7 +182,8 @@ def _known(stored: StoredModel) -> KnownModel:
     )
 
 
-def _check_id(model_id: str) -> None:
+def check_id(model_id: str) -> None:
+    """Raises InvalidRequestError for what cannot be the id of a model."""
     parts = model_id.split("/")
     if not _ID.fullmatch(model_id) or ".." in parts or "" in parts or parts[-1] in _RESERVED:
         raise InvalidRequestError(

@@ -22,6 +22,7 @@ from appliance.api.errors import error_body, on_appliance_error, on_http_error, 
 from appliance.api.keys import KeyController
 from appliance.api.models import ModelController
 from appliance.api.overview import Overview, host_name
+from appliance.api.pulls import PullController
 from appliance.api.system import SystemController, health, livez, readyz, root
 from appliance.auth import Keys, bearer
 from appliance.auth import Scope as KeyScope
@@ -45,6 +46,9 @@ from appliance.gateway.asgi import TRANSPORT, Answer, Receive, Scope, Send, head
 from appliance.gateway.dispatch import Gateway
 from appliance.gateway.errors import status_of
 from appliance.gpu.inventory import DeviceReader
+from appliance.hub.places import Places
+from appliance.hub.pulled_models import PulledModels
+from appliance.hub.pulls import Pulls
 from appliance.jobs.scheduler import Jobs
 from appliance.protocol.events import ServerChanged
 from appliance.protocol.models import Task
@@ -140,7 +144,14 @@ class Appliance:
             delete_expired_files=self.files.delete_expired,
         )
         self.batch_news = BatchNews(self.database, self.bus.publish)
-        self.overview = Overview(self.slots.board, self.batch_news, self.bus, self.info)
+        places = Places(settings=settings.pulls, paths=paths, env=os.environ)
+        self.pulls = Pulls(
+            database=self.database,
+            models=PulledModels(self.registry, places.cache, self.slots.board.renew),
+            bus=self.bus,
+            places=places,
+        )
+        self.overview = Overview(self.slots.board, self.batch_news, self.pulls, self.bus, self.info)
         self.batch_runner = BatchRunner(
             database=self.database,
             files=self.files,
@@ -203,6 +214,7 @@ class Appliance:
         await self.monitor.open()
         await self.files.open()
         await self.batch_news.open()
+        await self.pulls.open()
 
     def start(self) -> None:
         """Begin to work."""
@@ -211,6 +223,7 @@ class Appliance:
         self._batches_starting = asyncio.create_task(self.batch_runner.start())
         self.sampling.start()
         self.batch_news.start()
+        self.pulls.start()
         self.jobs.start()
         self._ready = True
 
@@ -222,6 +235,7 @@ class Appliance:
         self._draining = True
         self._tell_server()
         self.jobs.stop()
+        await self.pulls.stop()
         await self.batch_runner.stop()
         await self.batch_news.stop()
         await self.slots.drain(self.settings.server.drain_timeout_s, hurry)
@@ -280,6 +294,7 @@ def build_litestar(appliance: Appliance) -> Litestar:
         BatchController,
         ModelController,
         EngineController,
+        PullController,
         KeyController,
         engine_environments,
         health,
@@ -296,6 +311,7 @@ def build_litestar(appliance: Appliance) -> Litestar:
         "environments": appliance.environments,
         "keys": appliance.keys,
         "batches": appliance.batches,
+        "pulls": appliance.pulls,
     }
     return Litestar(
         route_handlers=handlers,

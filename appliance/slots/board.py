@@ -116,6 +116,13 @@ class SlotBoard:
         slot.series = FailureSeries()
         self.keep_ended(slot, last=slot.last, first=None)
 
+    def renew(self, model: str) -> None:
+        """A model was added or its settings changed. Raises ModelNotFoundError."""
+        slot = self.slot(model)
+        self.forget_failures(slot)
+        self.touch(slot)
+        self.tell(slot)
+
     def mark_changed(self, model: str) -> None:
         """Tell people about the model soon; no decision depends on it."""
         self._changed.add(model)

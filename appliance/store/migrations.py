@@ -48,6 +48,11 @@ MIGRATIONS: list[list[str]] = [
             ("graphs_bytes INTEGER", "0"),
         )
     ],
+    [
+        "CREATE TABLE pulls (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE,"
+        " is_final INTEGER NOT NULL, object TEXT NOT NULL)",
+        "CREATE INDEX pulls_is_final ON pulls (is_final)",
+    ],
 ]
 """Index 0 leads to schema 1. Never change one that was released; add another."""
 

@@ -112,4 +112,18 @@ class BatchRow(Model):
         table_name = "batches"
 
 
-TABLES = [ModelRow, EngineRunRow, KeyRow, SleepVerdictRow, FileRow, BatchRow]
+class PullRow(Model):
+    """A pull as it was stored last."""
+
+    number = AutoField()
+    id = TextField(unique=True)
+    is_final = BooleanField(index=True)
+    object = TextField()
+
+    class Meta:
+        """Table name."""
+
+        table_name = "pulls"
+
+
+TABLES = [ModelRow, EngineRunRow, KeyRow, SleepVerdictRow, FileRow, BatchRow, PullRow]

@@ -16,6 +16,7 @@ from appliance.protocol.events import (
     Event,
     ModelChanged,
     ModelRemoved,
+    PullChanged,
     ServerChanged,
     SnapshotEvent,
     Swapped,
@@ -119,6 +120,10 @@ def _batch(view: View, event: BatchChanged) -> View:
     return replace(view, batches=without_old(batches))
 
 
+def _not_shown(view: View, _: PullChanged) -> View:
+    return view
+
+
 def _alert(view: View, event: AlertRaised) -> View:
     others = [alert for alert in view.alerts if alert.id != event.alert.id]
     return replace(view, alerts=(*others, event.alert)[-ALERTS_KEPT:])
@@ -135,5 +140,6 @@ _CHANGES: dict[type, Callable[[View, Any], View]] = {
     Transition: _happening,
     Swapped: _happening,
     BatchChanged: _batch,
+    PullChanged: _not_shown,
     AlertRaised: _alert,
 }
