@@ -13,6 +13,7 @@ from appliance.cli import (
     keys,
     logs,
     models,
+    pull,
     run,
     serve,
     sleep,
@@ -86,6 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
     devices.add_parser(subparsers)
     doctor.add_parser(subparsers)
     add.add_parsers(subparsers)
+    pull.add_parsers(subparsers)
     estimate.add_parser(subparsers)
     run.add_parser(subparsers)
     batch.add_parser(subparsers)

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from appliance.engine.environments import EnvironmentRecord
+from tests.support.hub import LocalHub
 from tests.support.server import ServerProcess
 
 STUB = Path(__file__).with_name("stub_engine.py")
@@ -18,6 +19,7 @@ MIB = 1024**2
 
 MakeModel = Callable[..., Path]
 MakeServer = Callable[..., ServerProcess]
+Serve = Callable[..., ServerProcess]
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +92,31 @@ def make_server(tmp_path: Path, stub_engines: Path) -> Iterator[MakeServer]:
     ) -> ServerProcess:
         server = ServerProcess(home or tmp_path / f"home{len(made)}", config, engines=stub_engines)
         server.prefix = list(prefix)
+        made.append(server)
+        return server.start()
+
+    yield make
+    for server in made:
+        server.end()
+
+
+@pytest.fixture
+def hub() -> Iterator[LocalHub]:
+    with LocalHub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def serve(tmp_path: Path, stub_engines: Path, hub: LocalHub) -> Iterator[Serve]:
+    """Servers whose hub is the local one; with the same home each goes on with the last."""
+    made: list[ServerProcess] = []
+
+    def make(config: str = "", **env: str) -> ServerProcess:
+        engines = None if (tmp_path / "home/state/engines").exists() else stub_engines
+        server = ServerProcess(tmp_path / "home", config, engines=engines)
+        server.env = {key: text for key, text in server.env.items() if not key.startswith("HF_")}
+        server.env |= {"HF_ENDPOINT": hub.url, "HOME": str(tmp_path / "user")} | env
+        server.env.pop("XDG_CACHE_HOME", None)
         made.append(server)
         return server.start()
 

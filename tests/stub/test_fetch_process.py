@@ -22,12 +22,6 @@ REPO = "acme/small"
 MIB = 1 << 20
 
 
-@pytest.fixture
-def hub() -> Iterator[LocalHub]:
-    with LocalHub() as hub:
-        yield hub
-
-
 class Fetcher:
     """Orders for one cache."""
 

@@ -1,94 +1,29 @@
 """Pulls through a server, from a hub on this machine, with the real client."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.stub.conftest import MakeModel, Serve
 from tests.support.checkpoints import checkpoint
 from tests.support.disk import small_disk
 from tests.support.hub import Fault, LocalHub
+from tests.support.pulls import (
+    REPO,
+    SOON_S,
+    act,
+    fetching_processes,
+    known_models,
+    pull,
+    until,
+    view,
+)
 from tests.support.recorder import Recorder
-from tests.support.server import ServerProcess
 from tests.support.wait import wait_until
 
-REPO = "acme/small"
 MIB = 1 << 20
 WEIGHTS = "model.safetensors"
-SOON_S = 60.0
-
-Serve = Callable[..., ServerProcess]
-
-
-@pytest.fixture
-def hub() -> Iterator[LocalHub]:
-    with LocalHub() as hub:
-        yield hub
-
-
-@pytest.fixture
-def serve(tmp_path: Path, stub_engines: Path, hub: LocalHub) -> Iterator[Serve]:
-    """Servers whose hub is the local one; with the same home each goes on with the last."""
-    made: list[ServerProcess] = []
-
-    def make(config: str = "", **env: str) -> ServerProcess:
-        engines = None if (tmp_path / "home/state/engines").exists() else stub_engines
-        server = ServerProcess(tmp_path / "home", config, engines=engines)
-        server.env = {key: text for key, text in server.env.items() if not key.startswith("HF_")}
-        server.env |= {"HF_ENDPOINT": hub.url, "HOME": str(tmp_path / "user")} | env
-        server.env.pop("XDG_CACHE_HOME", None)
-        made.append(server)
-        return server.start()
-
-    yield make
-    for server in made:
-        server.end()
-
-
-def pull(server: ServerProcess, repo: str = REPO, **body: Any) -> str:
-    response = server.admin("POST", "/pulls", {"repo": repo, **body})
-    assert response.status_code == 202, response.text
-    return str(response.json()["id"])
-
-
-def view(server: ServerProcess, pull_id: str) -> dict[str, Any]:
-    return dict(server.admin("GET", f"/pulls/{pull_id}").json())
-
-
-def act(server: ServerProcess, pull_id: str, action: str) -> dict[str, Any]:
-    response = server.admin("POST", f"/pulls/{pull_id}/{action}")
-    assert response.status_code == 200, response.text
-    return dict(response.json())
-
-
-def until(server: ServerProcess, pull_id: str, state: str) -> dict[str, Any]:
-    """The pull, once it is in that state; fails at once if it never will be."""
-
-    def there() -> dict[str, Any] | None:
-        now = view(server, pull_id)
-        if now["state"] == state:
-            return now
-        assert now["state"] in {"queued", "running"}, now
-        return None
-
-    found = wait_until(there, SOON_S, f"pull {state}")
-    assert found is not None
-    return found
-
-
-def fetching_processes(server: ServerProcess) -> list[int]:
-    assert server.process is not None
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
-    return [
-        int(pid)
-        for pid in children.read_text().split()
-        if b"appliance.hub.fetch" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
-
-
-def models(server: ServerProcess) -> list[str]:
-    return [model["id"] for model in server.admin("GET", "/models").json()]
 
 
 def test_a_pulled_model_answers(serve: Serve, hub: LocalHub) -> None:
@@ -120,7 +55,7 @@ def test_a_newer_commit_moves_the_model(serve: Serve, hub: LocalHub) -> None:
     hub.commit(REPO, checkpoint(seed=5))
     second = until(server, pull(server), "completed")
     assert first["path"] != second["path"] == server.model(REPO)["settings"]["path"]
-    assert models(server) == [REPO]
+    assert known_models(server) == [REPO]
 
 
 def test_a_revision_and_a_name_of_ones_own(serve: Serve, hub: LocalHub) -> None:
@@ -129,7 +64,7 @@ def test_a_revision_and_a_name_of_ones_own(serve: Serve, hub: LocalHub) -> None:
     server = serve()
     done = until(server, pull(server, revision="v1", name="small-v1"), "completed")
     assert done["commit"] == old
-    assert models(server) == ["small-v1"]
+    assert known_models(server) == ["small-v1"]
 
 
 def test_pause_and_resume_fetch_nothing_twice(serve: Serve, hub: LocalHub) -> None:
@@ -142,7 +77,7 @@ def test_pause_and_resume_fetch_nothing_twice(serve: Serve, hub: LocalHub) -> No
     paused = act(server, pull_id, "pause")
     assert paused["state"] == "paused"
     assert fetching_processes(server) == []
-    assert models(server) == []
+    assert known_models(server) == []
     assert act(server, pull_id, "resume")["state"] in {"queued", "running"}
     until(server, pull_id, "completed")
     assert hub.sent(WEIGHTS) < 4.6 * MIB
@@ -173,7 +108,7 @@ def test_the_next_server_goes_on(serve: Serve, hub: LocalHub, how: str) -> None:
     getattr(server, how)()
     server = serve()
     until(server, pull_id, "completed")
-    assert models(server) == [REPO]
+    assert known_models(server) == [REPO]
     assert hub.sent(WEIGHTS) < 4.6 * MIB
 
 
@@ -185,7 +120,7 @@ def test_cancel_leaves_nothing_behind(serve: Serve, hub: LocalHub, tmp_path: Pat
     hub.wait_until_held()
     assert act(server, pull_id, "cancel")["state"] == "cancelled"
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
-    assert models(server) == []
+    assert known_models(server) == []
     until(server, pull(server), "completed")
 
 
@@ -237,7 +172,7 @@ def test_wrong_bytes_are_never_a_model(serve: Serve, hub: LocalHub) -> None:
     failed = until(server, pull_id, "failed")
     assert failed["problem"]["cause"] == "wrong_hash"
     assert shard in failed["problem"]["message"]
-    assert models(server) == []
+    assert known_models(server) == []
     act(server, pull_id, "resume")
     until(server, pull_id, "completed")
     assert hub.sent("model-00002-of-00002.safetensors") < 1.5 * MIB
@@ -307,7 +242,7 @@ def test_a_full_disk_stops_the_pull_and_room_lets_it_go_on(
         hub.go_on()
         failed = until(server, pull_id, "failed")
         assert failed["problem"]["cause"] == "insufficient_storage"
-        assert models(server) == []
+        assert known_models(server) == []
         other.unlink()
         act(server, pull_id, "resume")
         until(server, pull_id, "completed")
@@ -361,7 +296,7 @@ def test_what_cannot_be_pulled_is_refused_at_once(
 
 
 def test_another_model_of_that_name_is_not_replaced(
-    serve: Serve, hub: LocalHub, make_model: Callable[..., Path]
+    serve: Serve, hub: LocalHub, make_model: MakeModel
 ) -> None:
     hub.commit(REPO, checkpoint())
     server = serve()
