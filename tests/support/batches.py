@@ -232,3 +232,26 @@ class World:
         by_id = {line["custom_id"]: line for line in found}
         assert len(by_id) == len(found)
         return by_id
+
+
+DAY_S = 86400
+
+
+def many(count: int, **given: Any) -> bytes:
+    """A file of requests r0, r1 and so on."""
+    return jsonl([chat_line(f"r{n}", **given) for n in range(count)])
+
+
+class Gate:
+    """Answers once it is open; the first ones at once."""
+
+    def __init__(self, first: int = 0) -> None:
+        self.first = first
+        self.asked = 0
+        self.go = asyncio.Event()
+
+    async def __call__(self, path: str, body: dict[str, Any]) -> tuple[int, bytes]:
+        self.asked += 1
+        if self.asked > self.first:
+            await self.go.wait()
+        return await echo(path, body)

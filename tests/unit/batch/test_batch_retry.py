@@ -1,8 +1,5 @@
 """A new batch of the lines that have no answer."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import msgspec
 import pytest
 
@@ -15,12 +12,6 @@ SOUND = (
     b'{"custom_id": "r1", "method": "POST", "url": "/v1/embeddings", "x": 1e400,'
     b' "body": {"model": "old", "input": "a\xe2\x80\xa8b", "seed": 123456789012345678901}}'
 )
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with World(tmp_path) as world:
-        yield world
 
 
 def mixed(bad: int, good: int = 3) -> bytes:
