@@ -32,8 +32,9 @@ TAILS = [b"", bytes(100), bytes(4096) + b"\n", b"\n", b"{}\n", b"\xff" * 9 + b"\
 def test_every_cut_leaves_the_whole_lines_before_it(tmp_path: Path, tail: bytes) -> None:
     whole = b"".join(LINES)
     ends = [len(LINES[0]), len(LINES[0] + LINES[1]), len(whole)]
-    file = tmp_path / "journal"
     for cut in range(len(whole) + 1):
+        # A new name each time: ext4 writes a file to the disk at once that is cut to nothing.
+        file = tmp_path / f"journal-{cut}"
         file.write_bytes(whole[:cut] + tail)
         journal = JournalFile(file, BATCH)
         numbers = [found.number for found in journal.repair()]
@@ -46,6 +47,7 @@ def test_every_cut_leaves_the_whole_lines_before_it(tmp_path: Path, tail: bytes)
             journal.append(result(7))
             assert [found.number for found in journal.repair()] == [*numbers, 7]
             journal.close()
+        file.unlink()
 
 
 def test_a_line_of_another_batch_or_of_none_is_not_whole() -> None:

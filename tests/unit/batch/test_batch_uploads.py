@@ -184,9 +184,9 @@ async def test_hundreds_of_mutated_requests_are_answered(client: BatchClient) ->
                  BOUNDARY.encode(), b"filename", b"x" * 9000]
             )  # fmt: skip
         headers = {"content-length": chance.choice(["", "-1", "x", str(len(data)), "9" * 30])}
-        status, _ = await client.upload(
-            bytes(data), headers=headers, piece=chance.choice([1, 7, 9999])
-        )
+        # Byte by byte is slow, and long ones differ from short ones in their length alone.
+        pieces = [1, 7, 9999] if len(data) < 2000 else [97, 9999]
+        status, _ = await client.upload(bytes(data), headers=headers, piece=chance.choice(pieces))
         assert status < 500, (seed, number, bytes(data))
 
 

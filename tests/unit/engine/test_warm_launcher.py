@@ -37,7 +37,7 @@ async def until(condition: Callable[[], object]) -> None:
 async def launcher() -> AsyncIterator[WarmLauncher]:
     made = WarmLauncher(record(), ["json"])
     made.begin(dict(os.environ))
-    await until(lambda: made.is_warm)
+    await until(lambda: made.view().state is LauncherState.WARM)
     yield made
     await made.stop()
 

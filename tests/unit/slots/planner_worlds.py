@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from appliance.slots.plans import DeviceRoom, Option, PlanRequest, Resident, Variant
 
-# `PLANNER_WORLDS=20000` looks longer.
+# `PLANNER_WORLDS=20000` looks longer; `scripts/test fast` looks shorter.
 WORLDS = settings(max_examples=int(os.environ.get("PLANNER_WORLDS", "300")), deadline=None)
 
 
