@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine import test_batches_on_engines as engines
+from tests.engine.conftest import start_server
 from tests.stub import test_batch_crash as crash
 from tests.stub.conftest import MakeModel, MakeServer
 from tests.unit.batch.conftest import _no_pauses, _no_waits_for_the_disk  # noqa: F401
@@ -37,3 +39,15 @@ async def test_every_step_may_be_the_last(
     for number in range(5):
         steps = await cut_the_power(tmp_path / str(number), monkeypatch, act, first=1, stride=1)
         print(act, "steps", steps)
+
+
+@pytest.mark.engine
+def test_real_engines_answer_the_same_whatever_is_killed(tmp_path: Path, prepared: Path) -> None:
+    seed = random.randrange(10**6)
+    server = start_server(tmp_path / "home", prepared, engines.KILLS)
+    try:
+        server.add_model("tiny", prepared / "models/tiny")
+        batches, killed = engines.kill_at_random(server, ROUNDS, seed, engines.MANY_LINES)
+        print("seed", seed, "batches", batches, "killed", killed)
+    finally:
+        server.end()

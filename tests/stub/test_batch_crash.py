@@ -14,6 +14,15 @@ import pytest
 
 from appliance.engine.proctree import session_processes
 from tests.stub.conftest import MakeModel, MakeServer
+from tests.support.batch_calls import (
+    counts_of,
+    find,
+    is_over,
+    problem_of,
+    results,
+    submit,
+    wait_for,
+)
 from tests.support.disk import small_disk
 from tests.support.server import ServerProcess
 from tests.support.wait import wait_until
@@ -26,10 +35,8 @@ LINES = 2000
 ROUNDS = 6
 REFUSED_EVERY = 10
 LONGEST_LIFE_S = 2.0
-ENDS_S = 300.0
 Kill = Callable[[ServerProcess, int, int], int]
 """Server, rounds, seed; how many batches there were."""
-FINAL = {"completed", "failed", "expired", "cancelled"}
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -48,36 +55,6 @@ def line(number: int) -> dict[str, Any]:
             "seed": 1,
         },
     }
-
-
-def submit(server: ServerProcess, lines: int) -> str:
-    """The id of a batch."""
-    content = b"".join(json.dumps(line(n)).encode() + b"\n" for n in range(lines))
-    form = {"files": {"file": ("in.jsonl", content)}, "data": {"purpose": "batch"}}
-    uploaded = httpx.post(f"{server.url}/v1/files", timeout=60, **form)  # type: ignore[arg-type]
-    assert uploaded.status_code == 200, uploaded.text
-    wanted = {
-        "input_file_id": uploaded.json()["id"],
-        "endpoint": "/v1/chat/completions",
-        "completion_window": "24h",
-    }
-    created = httpx.post(f"{server.url}/v1/batches", json=wanted, timeout=60)
-    assert created.status_code == 200, created.text
-    return str(created.json()["id"])
-
-
-def find(server: ServerProcess, batch_id: str) -> dict[str, Any]:
-    return dict(httpx.get(f"{server.url}/v1/batches/{batch_id}", timeout=60).json())
-
-
-def results(server: ServerProcess, file_id: str | None) -> dict[str, dict[str, Any]]:
-    if file_id is None:
-        return {}
-    text = httpx.get(f"{server.url}/v1/files/{file_id}/content", timeout=60).content
-    found = [json.loads(each) for each in text.splitlines()]
-    by_id = {each["custom_id"]: each for each in found}
-    assert len(by_id) == len(found), "a line is there twice"
-    return by_id
 
 
 def check(server: ServerProcess, batch_id: str, lines: int) -> None:
@@ -105,31 +82,12 @@ def check(server: ServerProcess, batch_id: str, lines: int) -> None:
     wait_until(lambda: not list(server.paths.batches.iterdir()), 10)
 
 
-def is_over(server: ServerProcess, batch_id: str) -> bool:
-    return find(server, batch_id)["status"] in FINAL
-
-
-def wait_for(server: ServerProcess, batch_id: str, count: int, timeout_s: float = ENDS_S) -> None:
-    """Until so many lines are counted, or the batch is over."""
-    wait_until(
-        lambda: counts_of(server, batch_id) >= count or is_over(server, batch_id),
-        timeout_s,
-        f"{count} lines done",
-    )
-
-
-def counts_of(server: ServerProcess, batch_id: str) -> int:
-    counts = find(server, batch_id)["request_counts"]
-    assert counts["completed"] + counts["failed"] <= counts["total"] or not counts["total"]
-    return int(counts["completed"] + counts["failed"])
-
-
 def kill_servers(server: ServerProcess, rounds: int, seed: int, lines: int = LINES) -> int:
     """Batches until the server was killed so often; how many batches there were."""
     chance = random.Random(seed)
     kills = batches = 0
     while kills < rounds:
-        batch_id = submit(server, lines)
+        batch_id = submit(server, [line(n) for n in range(lines)])
         batches += 1
         known = 0
         while kills < rounds and not is_over(server, batch_id):
@@ -152,7 +110,7 @@ def kill_engines(server: ServerProcess, rounds: int, seed: int, lines: int = LIN
     chance = random.Random(seed)
     kills = batches = 0
     while kills < rounds:
-        batch_id = submit(server, lines)
+        batch_id = submit(server, [line(n) for n in range(lines)])
         batches += 1
         while kills < rounds:
             more = chance.randrange(1, lines // 10)
@@ -213,7 +171,7 @@ def test_a_full_disk_pauses_a_batch_until_there_is_room(
         server = make_server(CONFIG.replace("1MiB", reserve), home=home)
         try:
             server.add_model("a", make_model("a", token_s=0.02))
-            batch_id = submit(server, LINES)
+            batch_id = submit(server, [line(n) for n in range(LINES)])
             wait_until(lambda: counts_of(server, batch_id) > LINES // 20, 60)
             fill(home / "ballast", leave=64 * 1024)
             wait_until(lambda: "disk" in problem_of(server, batch_id), 60, "it says so")
@@ -230,7 +188,3 @@ def test_a_full_disk_pauses_a_batch_until_there_is_room(
             check(server, batch_id, LINES)
         finally:
             server.end()
-
-
-def problem_of(server: ServerProcess, batch_id: str) -> str:
-    return str(server.admin("GET", f"/batches/{batch_id}").json()["problem"])

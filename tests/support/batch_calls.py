@@ -50,21 +50,32 @@ def results(server: ServerProcess, file_id: str | None) -> dict[str, dict[str, A
     return by_id
 
 
-def is_over(server: ServerProcess, batch_id: str) -> bool:
-    return find(server, batch_id)["status"] in FINAL
-
-
 def counts_of(server: ServerProcess, batch_id: str) -> int:
     """Lines that are counted as answered or failed."""
-    counts = find(server, batch_id)["request_counts"]
-    assert counts["completed"] + counts["failed"] <= counts["total"] or not counts["total"]
-    return int(counts["completed"] + counts["failed"])
+    return _look(server, batch_id)[0]
+
+
+def is_over(server: ServerProcess, batch_id: str) -> bool:
+    """Whether nothing will change any more."""
+    return _look(server, batch_id)[1]
 
 
 def wait_for(server: ServerProcess, batch_id: str, count: int, timeout_s: float = 300.0) -> None:
     """Until so many lines are counted, or the batch is over."""
-    wait_until(
-        lambda: counts_of(server, batch_id) >= count or is_over(server, batch_id),
-        timeout_s,
-        f"{count} lines done",
-    )
+
+    def is_so() -> bool:
+        counted, over = _look(server, batch_id)
+        return over or counted >= count
+
+    wait_until(is_so, timeout_s, f"{count} lines done")
+
+
+def _look(server: ServerProcess, batch_id: str) -> tuple[int, bool]:
+    """Over the connection that is kept: waits ask often."""
+    response = server.admin("GET", f"/batches/{batch_id}")
+    assert response.status_code == 200, response.text
+    batch = response.json()["batch"]
+    counts = batch["request_counts"]
+    done = counts["completed"] + counts["failed"]
+    assert done <= counts["total"] or not counts["total"]
+    return done, batch["status"] in FINAL
