@@ -230,7 +230,7 @@ class ModelFeed:
                 run.problem = None
                 self._broken_in_row = 0
                 if is_success and (deaths := self._trial.answered()):
-                    self._slots.excuse(self._model, deaths)
+                    self._slots.batches.excuse(self._model, deaths)
                 run.add_result(
                     number, custom_id, outcome.status, outcome.body, is_success=is_success
                 )

@@ -144,7 +144,8 @@ class BatchRunner:
 
     async def _feed(self, model: str, feed: ModelFeed) -> None:
         try:
-            await feed.run()
+            with self._slots.batches.ahead(model):
+                await feed.run()
         except Exception:
             logger.exception("batch.feed_failed model=%s", model)
             await asyncio.sleep(1.0)

@@ -43,7 +43,6 @@ from appliance.slots.views import at_most, model_view
 # Without an earlier load to go by: a start, and weights from a fast disk.
 _USUAL_START_S = 10.0
 _USUAL_READ_BYTES_PER_S = 10**9
-_BATCH_PAUSES_S = 5.0
 _NOTHING = Estimate()
 
 
@@ -71,6 +70,8 @@ class SlotBoard:
         self._changed: set[str] = set()
         self.wake = asyncio.Event()
         """Set whenever a decision may have changed."""
+        self.has_lines: set[str] = set()
+        """Models that batches have lines for."""
         self.rate = RequestRate()
         self._changes: dict[str, Changes] = {}
         self._estimates = Estimates(history, monitor)
@@ -357,18 +358,16 @@ class SlotBoard:
         arrivals = self.slot(known.id).arrivals
         rate_per_s = arrivals.per_second(now)
         reload_s = self._lost_s(running, known)
-        is_batch_only = running.in_flight > 0 and running.in_flight == running.in_flight_batch
         # A batch pauses between its requests; one that is over needs its turn no more.
-        is_paused = now - running.last_used < _BATCH_PAUSES_S
-        is_batch_turn = running.turn_s > self._settings.min_loaded_s
-        is_in_turn = running.in_flight > 0 or (is_batch_turn and is_paused)
-        kept_s = running.turn_s if is_in_turn else 0.0
+        has_work = running.in_flight > 0 or known.id in self.has_lines
+        is_batch_only = has_work and running.in_flight == running.in_flight_batch
+        kept_s = running.turn_s if has_work else 0.0
         return Resident(
             engine_id=supervisor.id,
             model=supervisor.model,
             bytes_by_device=self._monitor.promised(running),
             last_used=running.last_used,
-            is_busy=running.in_flight > 0 or running.is_starting,
+            is_busy=has_work or running.is_starting,
             is_pinned=known.settings.pinned or known.settings.always_on,
             is_always_on=known.settings.always_on,
             is_exclusive=known.settings.exclusive,

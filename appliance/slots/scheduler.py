@@ -19,6 +19,7 @@ from appliance.protocol.events import Event, ModelRemoved
 from appliance.protocol.sleep import SleepLevel
 from appliance.registry.registry import Registry
 from appliance.slots.actions import SlotActions
+from appliance.slots.batch_work import BatchWork
 from appliance.slots.board import SlotBoard
 from appliance.slots.decision import Policy, Wish, decide
 from appliance.slots.history import LoadHistory
@@ -72,6 +73,7 @@ class SlotScheduler:
             slots=slots,
             publish=publish,
         )
+        self.batches = BatchWork(self.board)
         self._desk = LeaseDesk(
             max_queue=settings.max_queue,
             queue_timeout_s=settings.queue_timeout_s,
@@ -195,12 +197,6 @@ class SlotScheduler:
         running = slot.running
         is_used = running is not None and running.in_flight > running.in_flight_batch
         return is_used or slot.arrivals.idle_s(time.monotonic()) < _PEOPLE_STAY_S
-
-    def excuse(self, model: str, failures: int) -> None:
-        """The newest failures of its engines do not count: requests were at fault."""
-        slot = self._slots.get(model)
-        if slot is not None:
-            slot.series = slot.series.without(failures)
 
     def connections(self, model: str) -> EngineConnections | None:
         """To read the figures of its engine; None if it has none that is ready."""

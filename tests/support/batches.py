@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -106,6 +106,14 @@ class FakeSlots:
 
     def connections(self, model: str) -> None:
         return None
+
+    @property
+    def batches(self) -> "FakeSlots":
+        return self
+
+    @contextmanager
+    def ahead(self, model: str) -> Iterator[None]:
+        yield
 
     def excuse(self, model: str, failures: int) -> None:
         self.excused += failures

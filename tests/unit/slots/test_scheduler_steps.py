@@ -214,13 +214,30 @@ async def test_a_batch_that_is_over_needs_its_turn_no_more(database: Database) -
     async with world(database, 10 * GIB, settings=settings) as made:
         made.registry.add("a")
         made.slots.start()
-        async with made.slots.lease("a", Priority.BATCH) as lease:
-            running = lease.running
-        running.turn_s = 60.0
-        (now_paused,) = made.slots.board.residents(running.last_used + 1)
-        (over,) = made.slots.board.residents(running.last_used + 10)
-        assert now_paused.kept_until > running.last_used + 50
-        assert over.kept_until < running.last_used + 10
+        with made.slots.batches.ahead("a"):
+            async with made.slots.lease("a", Priority.BATCH) as lease:
+                running = lease.running
+            running.turn_s = 60.0
+            (paused,) = made.slots.board.residents(running.last_used + 1)
+        (over,) = made.slots.board.residents(running.last_used + 1)
+        assert paused.kept_until > running.last_used + 50
+        assert over.kept_until < running.last_used + 1
+
+
+async def test_a_batch_keeps_its_engine_from_others_between_its_requests(
+    database: Database,
+) -> None:
+    settings = SlotSettings(min_loaded="0s")
+    async with world(database, 10 * GIB, settings=settings) as made:
+        made.registry.add("a")
+        made.slots.start()
+        with made.slots.batches.ahead("a"):
+            async with made.slots.lease("a", Priority.BATCH) as lease:
+                last_used = lease.running.last_used
+            (between,) = made.slots.board.residents(last_used + 60)
+            assert (between.is_busy, between.is_batch_only) == (True, True)
+        (over,) = made.slots.board.residents(last_used + 60)
+        assert (over.is_busy, over.is_batch_only) == (False, False)
 
 
 async def _until(condition: Callable[[], bool]) -> None:
