@@ -64,9 +64,10 @@ class Attempt:
         return self.stored.pull
 
     @property
-    def missing_bytes(self) -> int:
-        """Still to be fetched, as far as that is known."""
-        return self.pull.total_bytes - self.pull.done_bytes
+    def promised_bytes(self) -> int:
+        """What it will still write; 0 until it was found to fit."""
+        is_fetching = self.pull.phase is PullPhase.FETCHING
+        return self.pull.total_bytes - self.pull.done_bytes if is_fetching else 0
 
     def stop(self, state: PullState) -> None:
         """Kill the process; the pull becomes `state`, unless it is over before."""
@@ -87,7 +88,6 @@ class Attempt:
             await self.set(phase=PullPhase.LISTING)
             await self._follow(order)
         await self._check_space(order)
-        await self.set(phase=PullPhase.FETCHING)
         result = await self._follow(
             msgspec.structs.replace(order, commit=self.pull.commit, files=self.stored.files)
         )
@@ -163,10 +163,13 @@ class Attempt:
                 f"The cache {cache.root} cannot be read: {error}",
                 "Check its owner and rights, or set `pulls.cache`.",
             ) from error
-        await self.set(done_bytes=self.pull.total_bytes - missing)
+        # From here to the new phase nothing is awaited: two that fit one by one do not both pass.
+        done = self.pull.total_bytes - missing
         need = missing + self._promised_bytes()
         if missing and free - need < order.reserve_bytes:
+            await self.set(done_bytes=done)
             raise AttemptFailedError(disk_short(need, free, order.reserve_bytes))
+        await self.set(done_bytes=done, phase=PullPhase.FETCHING)
 
 
 def _failed(cause: PullCause, message: str, hint: str) -> AttemptFailedError:

@@ -72,7 +72,13 @@ def _end_with_server() -> None:
 
 def _list(order: Order, endpoint: str) -> Listed:
     api = HfApi(endpoint=endpoint, token=order.token or False)
-    info = api.model_info(order.repo, revision=order.revision, files_metadata=True)
+    info = api.model_info(
+        order.repo,
+        revision=order.revision,
+        files_metadata=True,
+        # Without it a hub that accepts and says nothing is waited for without an end.
+        timeout=constants.HF_HUB_ETAG_TIMEOUT,
+    )
     if info.sha is None or not set(info.sha) <= _HEXADECIMAL:
         raise _unlikely(f"{endpoint} does not say which commit of {order.repo} it has.")
     files = [_file(sibling) for sibling in info.siblings or []]
@@ -92,7 +98,9 @@ def _list(order: Order, endpoint: str) -> Listed:
 
 
 def _file(sibling: RepoSibling) -> PullFile:
-    digest = sibling.lfs.sha256 if sibling.lfs is not None else sibling.blob_id
+    if (large := sibling.lfs) is not None:
+        return PullFile(path=sibling.rfilename, size_bytes=large.size, digest=large.sha256)
+    digest = sibling.blob_id if sibling.size is not None else None
     return PullFile(path=sibling.rfilename, size_bytes=sibling.size or 0, digest=digest or "")
 
 

@@ -123,8 +123,14 @@ class Pulls:
         self._models.check_name(model, body.repo)
         for stored in list(self._known.values()):
             pull = stored.pull
-            if pull.state.is_final or pull.repo != body.repo:
+            if pull.state.is_final or (pull.repo != body.repo and pull.model != model):
                 continue
+            if pull.repo != body.repo:
+                raise ConflictError(
+                    f"{pull.repo} is being pulled already, and gets the name {model!r}.",
+                    hint="Choose another name with --name.",
+                    param="name",
+                )
             if (pull.revision, pull.model) == (body.revision, model):
                 return pull if pull.state.is_active else await self.resume(pull.id)
             raise ConflictError(
@@ -286,7 +292,9 @@ class Pulls:
 
     def _promised_bytes(self, but: str) -> int:
         """What the other running pulls will still write."""
-        return sum(attempt.missing_bytes for name, attempt in self._attempts.items() if name != but)
+        return sum(
+            attempt.promised_bytes for name, attempt in self._attempts.items() if name != but
+        )
 
     def _find(self, pull_id: str) -> StoredPull:
         try:

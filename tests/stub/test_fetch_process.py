@@ -1,6 +1,7 @@
 """The program that fetches, with the real client, from a hub on this machine."""
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,7 +48,8 @@ class Fetcher:
 
     def environment(self) -> dict[str, str]:
         known = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        return known | {"HF_ENDPOINT": self.hub.url, "HF_HUB_DISABLE_XET": "1"}
+        ours = {"HF_ENDPOINT": self.hub.url, "HF_HUB_DISABLE_XET": "1"}
+        return known | ours | {"HF_HUB_ETAG_TIMEOUT": "2"}
 
     def messages(self, **order: Any) -> list[Message]:
         process = self.start(**order)
@@ -134,6 +136,17 @@ def test_a_cut_connection_goes_on_where_it_ended(fetcher: Fetcher, hub: LocalHub
     hub.spoil("model.safetensors", Fault(cut_at=3 * MIB))
     assert isinstance(fetcher.fetch(fetcher.listed()), Fetched)
     assert hub.sent("model.safetensors") < 4.5 * MIB
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_cuts_anywhere_cost_less_than_a_piece_each(
+    fetcher: Fetcher, hub: LocalHub, seed: int
+) -> None:
+    hub.commit(REPO, checkpoint(4 * MIB))
+    cuts = sorted(random.Random(seed).sample(range(4 * MIB), 3))
+    hub.spoil("model.safetensors", *(Fault(cut_at=place) for place in cuts))
+    assert isinstance(fetcher.fetch(fetcher.listed()), Fetched)
+    assert hub.sent("model.safetensors") < 4 * MIB + 1000 + 3 * (MIB // 4 + 1)
 
 
 def test_a_killed_process_leaves_what_the_next_one_goes_on_with(
@@ -245,6 +258,7 @@ def test_progress_counts_what_was_there(fetcher: Fetcher, hub: LocalHub) -> None
         ({}, lambda hub: hub.repos[REPO].commits.clear(), PullCause.REVISION_NOT_FOUND, ""),
         ({}, lambda hub: setattr(hub, "status", 503), PullCause.HUB, "503"),
         ({}, lambda hub: hub.go_away(), PullCause.NETWORK, "127.0.0.1"),
+        ({}, lambda hub: setattr(hub, "is_silent", True), PullCause.NETWORK, "127.0.0.1"),
         (
             {},
             lambda hub: hub.commit(REPO, {"model.gguf": b"GGUF"}),
@@ -281,6 +295,14 @@ def test_a_gated_repository_names_the_page_where_access_is_asked_for(
     assert isinstance(stopped, Stopped)
     assert f"{hub.url}/{REPO}" in stopped.problem.hint
     assert "HF_TOKEN" in stopped.problem.hint
+
+
+def test_a_cache_that_cannot_be_written_is_named(fetcher: Fetcher, hub: LocalHub) -> None:
+    hub.commit(REPO, checkpoint())
+    stopped = fetcher.fetch(fetcher.listed(), cache="/dev/null/cache")
+    assert isinstance(stopped, Stopped)
+    assert stopped.problem.cause is PullCause.CANNOT_WRITE
+    assert "/dev/null/cache" in stopped.problem.message
 
 
 def test_a_commit_that_is_gone_is_named(fetcher: Fetcher, hub: LocalHub) -> None:

@@ -17,7 +17,9 @@ from tests.support.pulls import (
     known_models,
     pull,
     until,
+    until_done,
     view,
+    wait_until_gone,
 )
 from tests.support.recorder import Recorder
 from tests.support.wait import wait_until
@@ -73,7 +75,7 @@ def test_pause_and_resume_fetch_nothing_twice(serve: Serve, hub: LocalHub) -> No
     server = serve()
     pull_id = pull(server)
     hub.wait_until_held()
-    wait_until(lambda: view(server, pull_id)["done_bytes"] > 2.5 * MIB)
+    until_done(server, pull_id, int(2.5 * MIB))
     paused = act(server, pull_id, "pause")
     assert paused["state"] == "paused"
     assert fetching_processes(server) == []
@@ -100,13 +102,17 @@ def test_a_paused_pull_stays_paused_through_a_restart(serve: Serve, hub: LocalHu
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_the_next_server_goes_on(serve: Serve, hub: LocalHub, how: str) -> None:
     hub.commit(REPO, checkpoint(4 * MIB))
-    hub.spoil(WEIGHTS, Fault(hold_at=3 * MIB))
+    places = [MIB, 2 * MIB, 3 * MIB]
+    hub.spoil(WEIGHTS, *(Fault(hold_at=place) for place in places))
     server = serve()
     pull_id = pull(server)
-    hub.wait_until_held()
-    wait_until(lambda: view(server, pull_id)["done_bytes"] > 2.5 * MIB)
-    getattr(server, how)()
-    server = serve()
+    for place in places:
+        hub.wait_until_held()
+        until_done(server, pull_id, place - MIB // 3)
+        [process] = fetching_processes(server)
+        getattr(server, how)()
+        wait_until_gone(process)
+        server = serve()
     until(server, pull_id, "completed")
     assert known_models(server) == [REPO]
     assert hub.sent(WEIGHTS) < 4.6 * MIB
@@ -195,6 +201,28 @@ def test_a_commit_that_is_gone_fails_and_resume_takes_the_newest(
     assert until(server, pull_id, "completed")["commit"] == newest
 
 
+def test_a_file_that_is_gone_fails_and_resume_asks_for_the_list_again(
+    serve: Serve, hub: LocalHub
+) -> None:
+    commit = hub.commit(REPO, checkpoint(2 * MIB, shards=2))
+    files = hub.repos[REPO].commits[commit]
+    first = "model-00001-of-00002.safetensors"
+    hub.spoil(first, Fault(hold_at=MIB))
+    server = serve("[pulls]\nconnections = 1\n")
+    pull_id = pull(server)
+    hub.wait_until_held()
+    until_done(server, pull_id, MIB - MIB // 3)
+    act(server, pull_id, "pause")
+    gone = files.pop("model-00002-of-00002.safetensors")
+    act(server, pull_id, "resume")
+    assert until(server, pull_id, "failed")["problem"]["cause"] == "files_changed"
+    assert known_models(server) == []
+    files["model-00002-of-00002.safetensors"] = gone
+    act(server, pull_id, "resume")
+    until(server, pull_id, "completed")
+    assert hub.sent(first) < 2.5 * MIB
+
+
 def test_a_gated_repository_needs_a_token_of_the_right_account(serve: Serve, hub: LocalHub) -> None:
     hub.commit(REPO, checkpoint())
     hub.gate(REPO, "hf_topsecret")
@@ -236,7 +264,7 @@ def test_a_full_disk_stops_the_pull_and_room_lets_it_go_on(
         server = serve("[pulls]\ndisk_reserve = 0\n", HF_HUB_CACHE=str(disk / "cache"))
         pull_id = pull(server)
         hub.wait_until_held()
-        wait_until(lambda: view(server, pull_id)["done_bytes"] > 1.5 * MIB)
+        until_done(server, pull_id, int(1.5 * MIB))
         other = disk / "other"
         other.write_bytes(b"\1" * 4 * MIB)
         hub.go_on()
@@ -252,7 +280,7 @@ def test_a_full_disk_stops_the_pull_and_room_lets_it_go_on(
 def test_only_so_many_run_at_once(serve: Serve, hub: LocalHub) -> None:
     for number in range(3):
         hub.commit(f"acme/m{number}", checkpoint(2 * MIB, seed=number * 10))
-    hub.spoil(WEIGHTS, Fault(hold_at=MIB, times=2))
+    hub.spoil(WEIGHTS, Fault(hold_at=MIB), Fault(hold_at=MIB))
     server = serve("[pulls]\nparallel = 2\n")
     ids = [pull(server, f"acme/m{number}") for number in range(3)]
     hub.wait_until_held()
@@ -302,6 +330,35 @@ def test_another_model_of_that_name_is_not_replaced(
     server = serve()
     server.add_model(REPO, make_model("mine"))
     assert server.admin("POST", "/pulls", {"repo": REPO}).status_code == 409
+
+
+def test_two_pulls_do_not_get_one_name(serve: Serve, hub: LocalHub) -> None:
+    hub.commit(REPO, checkpoint())
+    hub.spoil(WEIGHTS, Fault(hold_at=1000))
+    server = serve()
+    pull_id = pull(server, name="one")
+    assert pull(server, name="one") == pull_id
+    for other in ({"repo": "acme/other", "name": "one"}, {"repo": REPO, "name": "two"}):
+        assert server.admin("POST", "/pulls", other).status_code == 409
+
+
+def test_pulls_that_only_fit_one_by_one_do_not_run_together(
+    serve: Serve, hub: LocalHub, tmp_path: Path
+) -> None:
+    hub.commit(REPO, checkpoint(5 * MIB))
+    hub.commit("acme/other", checkpoint(5 * MIB, seed=3))
+    hub.spoil(WEIGHTS, Fault(hold_at=MIB))
+    with small_disk(tmp_path / "disk", "8m") as disk:
+        server = serve("[pulls]\ndisk_reserve = 0\n", HF_HUB_CACHE=str(disk / "cache"))
+        first = pull(server)
+        hub.wait_until_held()
+        second = pull(server, "acme/other")
+        failed = until(server, second, "failed")
+        assert failed["problem"]["cause"] == "insufficient_storage"
+        assert "9 MiB are still to be fetched" in failed["problem"]["message"]
+        hub.go_on()
+        until(server, first, "completed")
+        server.stop()
 
 
 def test_acting_on_what_is_over_is_refused(serve: Serve, hub: LocalHub) -> None:

@@ -81,7 +81,6 @@ class Fault:
     """Nothing comes from this byte on until `LocalHub.go_on`."""
     wrong: bool = False
     """Another first byte."""
-    times: int = 1
 
 
 class _Server(ThreadingHTTPServer):
@@ -101,7 +100,9 @@ class LocalHub:
         self.tokens: set[str] = set()
         self.status: int | None = None
         """Answer everything with this."""
-        self._faults: dict[str, Fault] = {}
+        self.is_silent = False
+        """Requests are taken and not answered until `go_on`."""
+        self._faults: dict[str, list[Fault]] = {}
         self._go_on = threading.Event()
         self._held = threading.Semaphore(0)
         self._server = self._listen("127.0.0.1", 0)
@@ -133,9 +134,9 @@ class LocalHub:
         self.repos[repo].readers = set(readers)
         self.tokens |= set(readers)
 
-    def spoil(self, file: str, fault: Fault) -> None:
-        """The next requests for the file go wrong."""
-        self._faults[file] = fault
+    def spoil(self, file: str, *faults: Fault) -> None:
+        """The next requests for the file go wrong, one after the other."""
+        self._faults[file] = list(faults)
 
     def wait_until_held(self) -> None:
         """Until a request is at its `hold_at`."""
@@ -159,11 +160,8 @@ class LocalHub:
 
     def fault_of(self, file: str) -> Fault | None:
         """What goes wrong with this request."""
-        fault = self._faults.get(file)
-        if fault is None or fault.times == 0:
-            return None
-        fault.times -= 1
-        return fault
+        faults = self._faults.get(file)
+        return faults.pop(0) if faults else None
 
     def hold(self) -> None:
         """Until `go_on`."""
@@ -201,6 +199,8 @@ class _Handler(BaseHTTPRequestHandler):
         begin = int((self.headers.get("range") or "bytes=0-")[6:].split("-")[0])
         asked = Asked(self.command, path, "", begin, self.headers.get("authorization"))
         hub.asked.append(asked)
+        if hub.is_silent:
+            hub.hold()
         if hub.status is not None:
             self._refuse(hub.status, "", "The hub is not well.")
         elif path.startswith("/cdn/"):

@@ -58,3 +58,13 @@ def fetching_processes(server: ServerProcess) -> list[int]:
 def known_models(server: ServerProcess) -> list[str]:
     """Their ids."""
     return [model["id"] for model in server.admin("GET", "/models").json()]
+
+
+def until_done(server: ServerProcess, pull_id: str, done_bytes: int) -> None:
+    """Until so much of it is on the disk."""
+    wait_until(lambda: view(server, pull_id)["done_bytes"] >= done_bytes, SOON_S)
+
+
+def wait_until_gone(pid: int) -> None:
+    """Until the process has ended."""
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
