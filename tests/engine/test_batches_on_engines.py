@@ -1,5 +1,6 @@
 """Batches on real engines: killed at any instant, beside people, over more models than fit."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -92,8 +93,9 @@ def kill_core(server: ServerProcess) -> bool:
     for session in server.engine_pids():
         for info in session_processes(session):
             if info.name.startswith("VLLM::EngineCor"):
-                os.kill(info.pid, signal.SIGKILL)
-                return True
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(info.pid, signal.SIGKILL)
+                    return True
     return False
 
 

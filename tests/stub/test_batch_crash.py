@@ -1,5 +1,6 @@
 """Whatever is killed, and whenever: every line of a batch ends once, with the answer to itself."""
 
+import contextlib
 import json
 import os
 import random
@@ -128,9 +129,11 @@ def kill_engine(server: ServerProcess) -> bool:
     killed = False
     for session in server.engine_pids():
         for info in session_processes(session):
-            if info.pid != session:
-                os.kill(info.pid, signal.SIGKILL)
-                killed = True
+            # One may end by itself, as it does when another one is killed.
+            with contextlib.suppress(ProcessLookupError):
+                if info.pid != session:
+                    os.kill(info.pid, signal.SIGKILL)
+                    killed = True
     return killed
 
 
