@@ -9,7 +9,8 @@ Standard input is a socket whose other end only the server holds: one JSON messa
 the log, the control pipe and the status pipe as file descriptors. End of file: the server is gone,
 and so is this process; its engines end by their own control pipes.
 
-Usage: python -I warm.py MODULE ...
+Usage: python -I warm.py MODULE ... [MODULE:CLASS.METHOD ...]
+A method is called once, here, and does nothing in the engines.
 """
 
 import contextlib
@@ -52,7 +53,8 @@ class WarmProcess:
 
     def __init__(self, modules: list[str]) -> None:
         before = dict(os.environ)
-        self.failed = [module for module in modules if not _imports(module)]
+        self.failed = [each for each in modules if ":" not in each and not _imports(each)]
+        self.failed += [each for each in modules if ":" in each and not _runs_once(each)]
         # What imports put into the environment must survive in the engines.
         self._added = {
             name: value for name, value in os.environ.items() if before.get(name) != value
@@ -287,6 +289,19 @@ def _imports(module: str) -> bool:
         importlib.import_module(module)
     except Exception:  # noqa: BLE001 - a module that does not import is imported by the engine
         return False
+    return True
+
+
+def _runs_once(name: str) -> bool:
+    """Call a class method whose work every engine would repeat, and write to memory for it."""
+    module, _, path = name.partition(":")
+    owner_name, _, method = path.partition(".")
+    try:
+        owner = getattr(importlib.import_module(module), owner_name)
+        getattr(owner, method)()
+    except Exception:  # noqa: BLE001 - the engines do it themselves
+        return False
+    setattr(owner, method, classmethod(lambda _: None))
     return True
 
 

@@ -230,3 +230,39 @@ assert warnings.filters == before, (before, warnings.filters)
 def test_a_forked_engine_warns_of_no_more_than_a_plain_one() -> None:
     program = Path(warm_launchers.__file__).with_name("warm.py")
     subprocess.run([sys.executable, "-c", FILTERS, str(program)], check=True, timeout=LIMIT_S)
+
+
+ONCE = """
+import importlib.util, sys, types
+spec = importlib.util.spec_from_file_location("warm", sys.argv[1])
+warm = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(warm)
+done = []
+
+class Platform:
+    @classmethod
+    def register(cls):
+        done.append(cls)
+
+    @classmethod
+    def fail(cls):
+        raise RuntimeError
+
+sys.modules["platform_of_test"] = module = types.ModuleType("platform_of_test")
+module.Platform = Platform
+names = ["json", "platform_of_test:Platform.register", "platform_of_test:Platform.fail"]
+process = warm.WarmProcess(names)
+assert process.failed == names[2:], process.failed
+Platform.register()
+assert done == [Platform], done
+try:
+    Platform.fail()
+except RuntimeError:
+    sys.exit(0)
+sys.exit("what failed here is left to the engines")
+"""
+
+
+def test_what_every_engine_would_repeat_is_done_once() -> None:
+    program = Path(warm_launchers.__file__).with_name("warm.py")
+    subprocess.run([sys.executable, "-c", ONCE, str(program)], check=True, timeout=LIMIT_S)
