@@ -252,7 +252,7 @@ class PullSettings(_Section, frozen=True, kw_only=True):
     connections: Positive = 4
     """Files that one pull fetches at once."""
     cache: str | None = None
-    """Hugging Face cache; left out: what HF_HUB_CACHE or HF_HOME say, else see below."""
+    """Hugging Face cache; left out: that of HF_HUB_CACHE or HF_HOME, else see docs/pulls.md."""
     endpoint: str | None = None
     """Address of the hub or a mirror; left out: what HF_ENDPOINT says, else huggingface.co."""
     token_file: str | None = None

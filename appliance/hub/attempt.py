@@ -144,7 +144,7 @@ class Attempt:
                 now = self._clock()
                 self._rate.add(now, message.received_bytes)
                 if message.received_bytes:
-                    self._patience.reset(now)
+                    self._patience.have(now, message.done_bytes)
                 pull = gone_on(self.pull, message, self._rate.per_s())
                 self.stored = msgspec.structs.replace(self.stored, pull=pull)
                 self._gone_on(self)

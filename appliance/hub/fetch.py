@@ -229,11 +229,19 @@ class _Fetch:
         with self._lock:
             self._begun[file.digest] = begin
         if begin < file.size_bytes:
-            _get(self._order, self._endpoint, file, partial, begin)
-            partial.flush()
+            self._get_rest(file, partial, begin)
         with self._lock:
             self._received[file.digest] = file.size_bytes - begin
         return digest_of(self._cache.partial(file), file)
+
+    def _get_rest(self, file: PullFile, partial: BinaryIO, begin: int) -> None:
+        try:
+            _get(self._order, self._endpoint, file, partial, begin)
+        except OSError:
+            # Only a file that is too long ends with more than was asked for.
+            if partial.seek(0, io.SEEK_END) <= file.size_bytes:
+                raise
+        partial.flush()
 
     def _report(self, missing_bytes: int) -> None:
         with self._lock:

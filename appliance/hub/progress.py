@@ -41,11 +41,14 @@ class Patience:
     def __init__(self, now: float) -> None:
         self._since = now
         self._pauses = 0
+        self._most_bytes = 0
 
-    def reset(self, now: float) -> None:
-        """Something came."""
-        self._since = now
-        self._pauses = 0
+    def have(self, now: float, done_bytes: int) -> None:
+        """So much is there; only more than ever counts, as a hub may send the same again."""
+        if done_bytes > self._most_bytes:
+            self._most_bytes = done_bytes
+            self._since = now
+            self._pauses = 0
 
     def pause_s(self, now: float, give_up_s: float) -> float | None:
         """Seconds until the next try, longer each time; None: it has lasted too long."""

@@ -191,6 +191,28 @@ def test_wrong_bytes_never_get_a_name(fetcher: Fetcher, hub: LocalHub) -> None:
     assert isinstance(fetcher.fetch(listed), Fetched)
 
 
+def test_a_file_that_is_longer_than_listed_is_wrong(fetcher: Fetcher, hub: LocalHub) -> None:
+    hub.commit(REPO, checkpoint(MIB))
+    listed = fetcher.listed()
+    hub.spoil("model.safetensors", Fault(longer=MIB))
+    result = fetcher.fetch(listed)
+    assert isinstance(result, Stopped)
+    assert result.problem.cause is PullCause.WRONG_HASH
+    assert not fetcher.cache.partial(weights_of(listed)).exists()
+    assert isinstance(fetcher.fetch(listed), Fetched)
+
+
+def test_what_ends_too_early_is_gone_on_with(fetcher: Fetcher, hub: LocalHub) -> None:
+    hub.commit(REPO, checkpoint(MIB))
+    listed = fetcher.listed()
+    hub.spoil("model.safetensors", Fault(longer=-1000))
+    result = fetcher.fetch(listed)
+    assert isinstance(result, Stopped)
+    assert result.is_transient
+    assert isinstance(fetcher.fetch(listed), Fetched)
+    assert hub.sent("model.safetensors") < 1.1 * MIB
+
+
 def test_a_torn_partial_file_is_fetched_anew(fetcher: Fetcher, hub: LocalHub) -> None:
     hub.commit(REPO, checkpoint(MIB))
     listed = fetcher.listed()

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -29,11 +30,11 @@ class Content:
         """Kept outside of git."""
         return len(self.data) >= _LARGE
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
 
-    @property
+    @cached_property
     def blob_id(self) -> str:
         """As git names the blob; of a large file that of its pointer, here without its rules."""
         data = self.sha256.encode() if self.is_large else self.data
@@ -81,6 +82,8 @@ class Fault:
     """Nothing comes from this byte on until `LocalHub.go_on`."""
     wrong: bool = False
     """Another first byte."""
+    longer: int = 0
+    """So many bytes more than the list says; a negative number: less."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -293,8 +296,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(
         self, content: Content, file: str, asked: Asked, headers: Mapping[str, str] | None = None
     ) -> None:
-        size = len(content.data)
         asked.file = file
+        fault = (self.server.hub.fault_of(file) if self.command == "GET" else None) or Fault()
+        data = (content.data + b"\0" * fault.longer)[: len(content.data) + fault.longer]
+        size = len(data)
         if asked.begin >= size > 0:
             self._head(416, 0, {"Content-Range": f"bytes */{size}"})
             return
@@ -306,7 +311,7 @@ class _Handler(BaseHTTPRequestHandler):
             dict(headers or {}) | (ranged if is_part else {}),
         )
         if self.command == "GET":
-            self._send(content.data, asked, self.server.hub.fault_of(file) or Fault())
+            self._send(data, asked, fault)
 
     def _send(self, data: bytes, asked: Asked, fault: Fault) -> None:
         if fault.wrong:

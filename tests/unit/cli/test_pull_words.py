@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from appliance.cli.pull_watch import progress_text
+from appliance.cli.pull_watch import Lines, progress_text
 from appliance.protocol.pulls import Pull, PullCause, PullPhase, PullProblem, PullState
 
 
@@ -42,3 +42,34 @@ def test_a_name_from_elsewhere_cannot_steer_the_terminal() -> None:
     problem = PullProblem(cause=PullCause.HUB, message="\x1b[2Jbad")
     line = progress_text(pull(state=PullState.QUEUED, phase=None, problem=problem))
     assert "\x1b" not in line
+
+
+def test_on_a_terminal_one_line_is_rewritten(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "60")
+    show = Lines()
+    show.changed(pull(total_bytes=100, done_bytes=10))
+    show.changed(pull(total_bytes=100, done_bytes=20))
+    show.say("The server went away.")
+    show.say("The server went away.")
+    show.changed(pull(state=PullState.COMPLETED, phase=None, total_bytes=100, done_bytes=100))
+    said = capsys.readouterr().err
+    lines = [line.rsplit("\x1b[K", 1)[-1] for line in said.splitlines()]
+    assert ["20%" in lines[0], lines[1], "100%" in lines[2]] == [
+        True,
+        "The server went away.",
+        True,
+    ]
+    assert len(lines) == 3
+    assert said.endswith("\n")
+    assert all(len(line) < 60 for line in lines)
+
+
+def test_elsewhere_each_state_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    show = Lines()
+    for done in range(0, 100, 10):
+        show.changed(pull(total_bytes=100, done_bytes=done))
+    show.changed(pull(state=PullState.PAUSED, phase=None))
+    assert len(capsys.readouterr().err.splitlines()) == 2

@@ -59,8 +59,9 @@ def test_patience_is_new_once_something_has_come() -> None:
     patience = Patience(0.0)
     assert patience.pause_s(50.0, 100.0) == 2.0
     assert patience.pause_s(60.0, 100.0) == 4.0
-    patience.reset(99.0)
+    patience.have(99.0, 500)
     assert patience.pause_s(198.0, 100.0) == 2.0
+    patience.have(198.5, 500)
     assert patience.pause_s(200.0, 100.0) is None
 
 
