@@ -56,7 +56,7 @@ def test_on_a_terminal_one_line_is_rewritten(
     show.say("The server went away.")
     show.changed(pull(state=PullState.COMPLETED, phase=None, total_bytes=100, done_bytes=100))
     said = capsys.readouterr().err
-    lines = [line.rsplit("\x1b[K", 1)[-1] for line in said.splitlines()]
+    lines = [line.rsplit("\x1b[K", 1)[-1] for line in said[:-1].split("\n")]
     assert ["20%" in lines[0], lines[1], "100%" in lines[2]] == [
         True,
         "The server went away.",
