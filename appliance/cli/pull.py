@@ -77,6 +77,7 @@ def _ended(pull: Pull, *, as_json: bool) -> int:
         if pull.problem is not None:
             print(f"appliance: {safe(pull.problem.message)}", file=sys.stderr)
             print(f"           {safe(pull.problem.hint)}", file=sys.stderr)
+            print("           The same command resumes it from what is there.", file=sys.stderr)
         else:
             # Somebody else did it.
             print(f"appliance: The pull {pull.id} is {pull.state}.", file=sys.stderr)

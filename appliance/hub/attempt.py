@@ -105,9 +105,9 @@ class Attempt:
         if self.stops_as is not None:
             raise AttemptStoppedError
         last: Message | None = None
-        self._process = FetchProcess(order)
+        process = self._process = FetchProcess(order)
         try:
-            async with aclosing(self._process.messages()) as messages:
+            async with aclosing(process.messages()) as messages:
                 async for message in messages:
                     await self._take(message)
                     last = message
@@ -121,11 +121,16 @@ class Attempt:
             raise AttemptStoppedError
         if isinstance(last, Stopped):
             raise AttemptFailedError(last.problem, is_transient=last.is_transient)
-        raise _failed(
-            PullCause.INTERNAL,
-            "The process that fetches ended without a word, or was killed.",
-            "The server's log may hold its last words. Resume the pull.",
+        problem = PullProblem(
+            cause=PullCause.INTERNAL,
+            message="The process that fetches was killed."
+            if process.died_by_signal
+            else "The process that fetches ended without a word.",
+            hint="Mostly memory was short; the kernel's log says so (dmesg)."
+            if process.died_by_signal
+            else "The server's log may hold its last words. Resume the pull.",
         )
+        raise AttemptFailedError(problem, is_transient=process.died_by_signal)
 
     async def _take(self, message: Message) -> None:
         match message:

@@ -18,6 +18,7 @@ _PROGRAM = "appliance.hub.fetch"
 # The list of a repository is one line.
 _LONGEST_LINE = 64 << 20
 _LAST_WORDS = 20
+_END_S = 5.0
 _OURS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -36,6 +37,8 @@ class FetchProcess:
         self._order = order
         self._process: asyncio.subprocess.Process | None = None
         self._is_killed = False
+        self.died_by_signal = False
+        """Somebody else killed it: the kernel for want of memory, or a person."""
 
     async def messages(self) -> AsyncGenerator[Message, None]:
         """All that it says; it has ended when the iteration ends. Raises OSError."""
@@ -63,6 +66,9 @@ class FetchProcess:
                 await process.stdin.drain()
             async for line in process.stdout:
                 yield msgspec.json.decode(line, type=Message)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_END_S):
+                    self.died_by_signal = await process.wait() < 0 and not self._is_killed
         finally:
             self.kill()
             process.stdin.close()

@@ -1,5 +1,7 @@
 """Pulls through a server, from a hub on this machine, with the real client."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,19 @@ def test_the_next_server_goes_on(serve: Serve, hub: LocalHub, how: str) -> None:
         server = serve()
     until(server, pull_id, "completed")
     assert known_models(server) == [REPO]
+    assert hub.sent(WEIGHTS) < 4.6 * MIB
+
+
+def test_a_killed_process_is_started_again(serve: Serve, hub: LocalHub) -> None:
+    hub.commit(REPO, checkpoint(4 * MIB))
+    hub.spoil(WEIGHTS, Fault(hold_at=3 * MIB))
+    server = serve()
+    pull_id = pull(server)
+    hub.wait_until_held()
+    until_done(server, pull_id, int(2.5 * MIB))
+    [process] = fetching_processes(server)
+    os.kill(process, signal.SIGKILL)
+    until(server, pull_id, "completed")
     assert hub.sent(WEIGHTS) < 4.6 * MIB
 
 
