@@ -115,7 +115,9 @@ def serve(tmp_path: Path, stub_engines: Path, hub: LocalHub) -> Iterator[Serve]:
         engines = None if (tmp_path / "home/state/engines").exists() else stub_engines
         server = ServerProcess(tmp_path / "home", config, engines=engines)
         server.env = {key: text for key, text in server.env.items() if not key.startswith("HF_")}
-        server.env |= {"HF_ENDPOINT": hub.url, "HOME": str(tmp_path / "user")} | env
+        server.env |= {"HF_ENDPOINT": hub.url, "HOME": str(tmp_path / "user")}
+        # Requests that the hub holds are held for as long as the test wants.
+        server.env |= {"HF_HUB_DOWNLOAD_TIMEOUT": "120"} | env
         server.env.pop("XDG_CACHE_HOME", None)
         made.append(server)
         return server.start()

@@ -29,6 +29,8 @@ class Fetcher:
     def __init__(self, hub: LocalHub, root: Path) -> None:
         self.hub = hub
         self.cache = RepoCache(root=root, repo=REPO)
+        # Held requests are held for as long as the test wants.
+        self.timeout = {"HF_HUB_DOWNLOAD_TIMEOUT": "120"}
         self.running: list[subprocess.Popen[bytes]] = []
 
     def start(self, **order: Any) -> subprocess.Popen[bytes]:
@@ -49,7 +51,7 @@ class Fetcher:
     def environment(self) -> dict[str, str]:
         known = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
         ours = {"HF_ENDPOINT": self.hub.url, "HF_HUB_DISABLE_XET": "1"}
-        return known | ours | {"HF_HUB_ETAG_TIMEOUT": "2"}
+        return known | ours | {"HF_HUB_ETAG_TIMEOUT": "2"} | self.timeout
 
     def messages(self, **order: Any) -> list[Message]:
         process = self.start(**order)
@@ -136,6 +138,33 @@ def test_a_cut_connection_goes_on_where_it_ended(fetcher: Fetcher, hub: LocalHub
     hub.spoil("model.safetensors", Fault(cut_at=3 * MIB))
     assert isinstance(fetcher.fetch(fetcher.listed()), Fetched)
     assert hub.sent("model.safetensors") < 4.5 * MIB
+
+
+def test_a_connection_that_stalls_is_given_up_and_gone_on_with(
+    fetcher: Fetcher, hub: LocalHub
+) -> None:
+    hub.commit(REPO, checkpoint(2 * MIB))
+    hub.spoil("model.safetensors", Fault(hold_at=MIB))
+    fetcher.timeout = {"HF_HUB_DOWNLOAD_TIMEOUT": "1"}
+    assert isinstance(fetcher.fetch(fetcher.listed()), Fetched)
+    assert hub.sent("model.safetensors") < 2.5 * MIB
+
+
+def test_two_processes_fetch_what_they_share_once(fetcher: Fetcher, hub: LocalHub) -> None:
+    hub.commit(REPO, checkpoint(2 * MIB))
+    listed = fetcher.listed()
+    hub.spoil("model.safetensors", Fault(hold_at=MIB))
+    first, second = (
+        fetcher.start(commit=listed.commit, files=listed.files, workers=1) for _ in range(2)
+    )
+    hub.wait_until_held()
+    hub.go_on()
+    assert first.wait(30) == second.wait(30) == 0
+    for process in (first, second):
+        assert process.stdout is not None
+        last = process.stdout.read().splitlines()[-1]
+        assert isinstance(msgspec.json.decode(last, type=Message), Fetched)
+    assert hub.sent("model.safetensors") < 2.1 * MIB
 
 
 @pytest.mark.parametrize("seed", range(3))

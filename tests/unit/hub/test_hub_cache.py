@@ -47,6 +47,19 @@ def test_nothing_is_published_that_is_not_whole(tmp_path: Path) -> None:
     assert not (made.directory / "refs" / COMMIT).exists()
 
 
+def test_the_config_appears_last(tmp_path: Path) -> None:
+    made = cache(tmp_path)
+    files = [file("config.json", b"{}"), file("1_Pooling/config.json", b"[]")]
+    for each, data in zip(files, (b"{}", b"[]"), strict=True):
+        made.blob(each).write_bytes(data)
+    made.snapshot(COMMIT).mkdir(parents=True)
+    in_the_way = made.snapshot(COMMIT) / "1_Pooling"
+    in_the_way.write_text("")
+    with pytest.raises(OSError, match="1_Pooling"):
+        made.publish(COMMIT, "main", files)
+    assert [path.name for path in made.snapshot(COMMIT).iterdir()] == ["1_Pooling"]
+
+
 def test_what_is_missing_counts_partial_files_and_each_content_once(tmp_path: Path) -> None:
     made = cache(tmp_path)
     whole, part = file("a", b"12345"), file("b", b"123456789")
