@@ -13,6 +13,9 @@ _SEQUENCE = re.compile(
     "\x1b(?:\\[[0-?]*[ -/]*[@-~]|[\\]PX^_].*?(?:\x07|\x1b\\\\)|[@-_])", re.DOTALL
 )
 
+_BAR = 20
+"""Characters of a progress bar."""
+
 
 def safe(text: str) -> str:
     """Text of others, without escape sequences and control characters."""
@@ -22,6 +25,13 @@ def safe(text: str) -> str:
 def safe_lines(text: str) -> str:
     """As `safe`, but line breaks stay."""
     return "\n".join(safe(line) for line in text.split("\n"))
+
+
+def progress_bar(ratio: float) -> str:
+    """For the error stream, in characters that it can take; `ratio` is 0 to 1."""
+    done = int(ratio * _BAR)
+    full, empty = "━─" if (sys.stderr.encoding or "").lower().startswith("utf") else "#-"
+    return full * done + empty * (_BAR - done)
 
 
 def print_json(value: Any) -> None:

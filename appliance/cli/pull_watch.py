@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from appliance.cli.client import ServerClient, UnreachableError
-from appliance.cli.output import safe
+from appliance.cli.output import progress_bar, safe
 from appliance.protocol.events import Event, PullChanged, SnapshotEvent
 from appliance.protocol.pulls import Pull, PullPhase
 from appliance.units import format_duration, format_size
 
 _AGAIN_S = 1.0
-_BAR = 20
 _OTHERWISE_WIDE = 200
 
 
@@ -56,7 +55,7 @@ def progress_text(pull: Pull) -> str:
     parts = [safe(pull.repo)]
     if pull.total_bytes:
         ratio = pull.done_bytes / pull.total_bytes
-        parts += [_bar(ratio), f"{int(ratio * 100)}%"]
+        parts += [progress_bar(ratio), f"{int(ratio * 100)}%"]
         parts.append(f"{format_size(pull.done_bytes)} of {format_size(pull.total_bytes)}")
     if pull.phase is not PullPhase.FETCHING:
         parts.append(pull.phase.value if pull.phase else pull.state.value)
@@ -69,12 +68,6 @@ def progress_text(pull: Pull) -> str:
     if pull.problem is not None and pull.state.is_active:
         parts.append(f"{safe(pull.problem.message)} It is tried again.")
     return "  ".join(parts)
-
-
-def _bar(ratio: float) -> str:
-    done = int(ratio * _BAR)
-    full, empty = "━─" if (sys.stderr.encoding or "").lower().startswith("utf") else "#-"
-    return full * done + empty * (_BAR - done)
 
 
 class Show:

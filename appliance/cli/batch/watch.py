@@ -22,12 +22,11 @@ from appliance.cli.batch.find import (
     state_text,
 )
 from appliance.cli.client import ServerClient, UnreachableError
-from appliance.cli.output import safe
+from appliance.cli.output import progress_bar, safe
 from appliance.protocol.batches import BatchProgress
 from appliance.protocol.events import BatchChanged, Event, SnapshotEvent
 
 _AGAIN_S = 1.0
-_BAR = 20
 _OTHERWISE_WIDE = 200
 
 
@@ -97,7 +96,7 @@ def progress_text(progress: BatchProgress) -> str:
     parts = [short(batch.id), models_text(progress), state_text(progress)]
     ratio = done_ratio(batch)
     if ratio is not None:
-        parts[2:2] = [_bar(ratio), f"{int(ratio * 100)}%"]
+        parts[2:2] = [progress_bar(ratio), f"{int(ratio * 100)}%"]
         parts.append(done_text(batch))
     if counts.failed:
         parts.append(f"{counts.failed:,} failed")
@@ -110,12 +109,6 @@ def progress_text(progress: BatchProgress) -> str:
     if progress.problem:
         parts.append(safe(progress.problem))
     return "  ".join(parts)
-
-
-def _bar(ratio: float) -> str:
-    done = int(ratio * _BAR)
-    full, empty = "━─" if (sys.stderr.encoding or "").lower().startswith("utf") else "#-"
-    return full * done + empty * (_BAR - done)
 
 
 class Show:
