@@ -156,8 +156,9 @@ def build_base_env(
         # The first request for logprobs would compile a kernel for 16 s, and kill the engine on a
         # machine without a C++ compiler (vLLM 0.32).
         env["TORCHDYNAMO_DISABLE"] = "1"
-        # Idle threads of the OpenMP team spin for 12 ms by default and take the cores from the API
-        # server and other engines: a sixth of the throughput. 0.2 ms bridge a single stream's gaps.
+        # Idle threads of the OpenMP team spin (libgomp: 300,000 rounds) and take the cores from the
+        # API server and other engines: a sixth of the throughput. Few rounds still bridge the gaps
+        # of a single stream, which takes twice as long without any.
         env["GOMP_SPINCOUNT"] = "6000"
     return env
 
